@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Golden models of the transformer engine: float reference and integer arithmetic."""

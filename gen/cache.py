@@ -5,12 +5,16 @@ The cache lies in ``$ATRIPLEX_CACHE``, else in ``atriplex`` under ``$XDG_CACHE_H
 ``~/.cache``.  Every entry is a folder that is complete or absent, so it may be removed at any time.
 """
 
+import contextlib
 import hashlib
 import os
-import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+from ..rtl.errors import AtriplexError
+
+MARK = ".atriplex"  # an empty file in every folder that write_whole has made
 
 
 def root() -> Path:
@@ -60,14 +64,24 @@ def log(kind: str, key: Iterable[str | bytes], name: str) -> Path:
     return path
 
 
-def publish(made: Path, out: Path) -> None:
-    """Copy the folder ``made`` to ``out``, whole or not at all; an ``out`` from before goes."""
+@contextlib.contextmanager
+def write_whole(out: Path) -> Iterator[Path]:
+    """An empty folder that becomes ``out`` when the body ends well, and vanishes when it does not.
+
+    An ``out`` written this way before is replaced; any other folder with files in it is refused.
+    """
+    out = out.absolute()
+    if out.exists() and not (out / MARK).exists() and (not out.is_dir() or any(out.iterdir())):
+        raise AtriplexError(f"{out} holds files that Atriplex did not write; name another folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        shutil.copytree(made, Path(scratch) / "new")
+        new = Path(scratch) / "new"
+        new.mkdir()
+        yield new
+        (new / MARK).touch()
         if out.exists():
             out.rename(Path(scratch) / "old")
-        (Path(scratch) / "new").rename(out)
+        new.rename(out)
 
 
 def size() -> int:

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Combinational decoders of packed trits: from a byte to 2-bit two's complement codes."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+
+TQ1_ZEROS = 128
+"""The TQ1_0 byte of five zero trits; its digit chain returns to itself."""
+
+TQ1_HOLES = (1, 20, 40, 60, 79, 99, 119, 138, 158, 178, 197, 217, 237)
+"""Bytes that ``ceil(256 * Q / 243)`` never gives."""
+
+
+def at_least(value: Value, bound: int) -> Value:
+    """``value >= bound`` as plain logic: for small constants half the size of a carry chain."""
+    result: Value = Const(1, 1)
+    for bit in range(len(value)):
+        result = value[bit] & result if bound >> bit & 1 else value[bit] | result
+    return result
+
+
+def from_twos(code: Value) -> tuple[Value, Value]:
+    """Trit and fault flag of a two's complement code: 2 is no trit and becomes 0."""
+    bad = code[1] & ~code[0]
+    return Cat(code[0], code[1] & code[0]), bad
+
+
+def from_offset(code: Value) -> tuple[Value, Value]:
+    """Trit and fault flag of a code that is trit + 1: 3 is no trit and becomes 0."""
+    return Cat(~code[0], ~code[0] & ~code[1]), code[1] & code[0]
+
+
+def base3(m: Module, byte: Value, name: str) -> tuple[Value, Value]:
+    """Five trits, first one lowest, and the fault flag of ``t0 + 3 t1 + ... + 81 t4``.
+
+    Digits come off from the top by comparing and subtracting; 243 and above are no five trits:
+    the remainder is forced to zero there, so that all five are 0.
+    """
+    bad = Signal(name=f"{name}_bad")
+    m.d.comb += bad.eq(at_least(byte, 243))
+    trits: list[Value] = []
+    rest = byte
+    for power in (81, 27, 9, 3, 1):
+        one, two = Signal(name=f"{name}_is1_{power}"), Signal(name=f"{name}_is2_{power}")
+        less = Signal(range(power), name=f"{name}_mod_{power}")
+        m.d.comb += [
+            one.eq(at_least(rest, power)),
+            two.eq(at_least(rest, 2 * power)),
+        ]
+        below = (rest - Mux(two, 2 * power, Mux(one, power, 0)))[: len(less)]
+        if power == 81:
+            m.d.comb += less.eq(Mux(bad, 0, below))
+            trits.insert(0, Mux(bad, 0, Cat(one, two)))
+        else:
+            m.d.comb += less.eq(below)
+            trits.insert(0, Cat(one, two))
+        rest = less
+    return Cat(trits), bad
+
+
+def tq1_step(byte: Value) -> tuple[Value, Value]:
+    """Next digit (0, 1, 2) of a TQ1_0 byte and what is left for the digit after it."""
+    tripled = byte * 3
+    return tripled[8:10], tripled[:8]
+
+
+def tq2_step(byte: Value) -> tuple[Value, Value]:
+    """Next code of a TQ2_0 byte, lowest bits first."""
+    return byte[:2], byte[2:]
+
+
+def i2_s_step(byte: Value) -> tuple[Value, Value]:
+    """Next code of an I2_S byte, highest bits first."""
+    return byte[6:8], Cat(Const(0, 2), byte[:6])

@@ -9,7 +9,7 @@ as the fall has not begun.
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...sim.engine.model import ModelConfig
-from . import bpe
+from ...sim.engine.model import Embedding, Model, ModelConfig, Ternary, expected_shapes
+from .corpus import Corpus
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -48,77 +48,6 @@ class TrainConfig:
         return self.learning_rate * min(1.0, (step + 1) / self.warmup, (steps - step) / fall)
 
 
-@dataclass(frozen=True)
-class Data:
-    """Token streams of a text.
-
-    The text is one paragraph a line; empty lines are skipped. Paragraph ``i`` is held out for
-    validation when ``i // 20 % 20 == 10``: runs of 20 paragraphs, 5 % of them, spread over the
-    whole text. The vocabulary is learnt from the other paragraphs alone.
-    """
-
-    tokenizer: bpe.Tokenizer
-    stream: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    held_out: tuple[NDArray[np.int64], ...]
-    characters: tuple[int, int]
-
-    @classmethod
-    def load(cls, text: str, vocab: int, tokenizer: bpe.Tokenizer | None = None) -> "Data":
-        """Split ``text``, learn the vocabulary unless it is given, and encode."""
-        seen, held_out = split(text)
-        tokenizer = tokenizer or bpe.train("".join(seen), vocab)
-        encoded = [np.array(tokenizer.encode(paragraph)) for paragraph in seen]
-        lengths = np.array([len(ids) for ids in encoded])
-        chunks = tuple(np.array(tokenizer.encode(chunk, bos=True)) for chunk in held_out)
-        return cls(
-            tokenizer,
-            np.concatenate(encoded),
-            np.concatenate(([0], np.cumsum(lengths)[:-1])),
-            chunks,
-            (sum(map(len, seen)), sum(map(len, held_out))),
-        )
-
-    def batch(self, seed: int, step: int, rows: int, length: int) -> NDArray[np.int64]:
-        """Windows of ``length + 1`` tokens.
-
-        Even rows start with ``<bos>`` and a paragraph, odd rows anywhere.
-        """
-        rng = np.random.default_rng((seed, step))
-        windows = np.empty((rows, length + 1), np.int64)
-        starts = self.starts[: np.searchsorted(self.starts, len(self.stream) - length - 1)]
-        for row in range(rows):
-            if row % 2 == 0:
-                at = starts[rng.integers(len(starts))]
-                windows[row, 0] = self.tokenizer.bos
-                windows[row, 1:] = self.stream[at : at + length]
-            else:
-                at = rng.integers(len(self.stream) - length)
-                windows[row] = self.stream[at : at + length + 1]
-        return windows
-
-    def windows(self, length: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Validation windows as (inputs, targets), each at most ``length`` long.
-
-        Each held-out run opens with ``<bos>`` and is cut into consecutive windows; every token but
-        ``<bos>`` is a target exactly once.
-        """
-        for chunk in self.held_out:
-            for at in range(0, len(chunk) - 1, length):
-                window = chunk[at : at + length + 1]
-                yield window[:-1], window[1:]
-
-
-def split(text: str) -> tuple[list[str], list[str]]:
-    """Training paragraphs, each with its newline, and held-out runs of 20 paragraphs."""
-    paragraphs = [line + "\n" for line in text.split("\n") if line.strip()]
-    seen = [p for i, p in enumerate(paragraphs) if i // 20 % 20 != 10]
-    held_out = [
-        "".join(paragraphs[first : first + 20]) for first in range(200, len(paragraphs), 400)
-    ]
-    return seen, held_out
-
-
 def _torch() -> Any:
     try:
         import torch
@@ -128,7 +57,7 @@ def _torch() -> Any:
 
 
 def fit(
-    data: Data,
+    data: Corpus,
     out: Path,
     config: TrainConfig,
     *,
@@ -218,7 +147,7 @@ def fit(
     return state or torch.load(file, weights_only=True)
 
 
-def _padded(torch: Any, data: Data, length: int) -> tuple[Any, Any]:
+def _padded(torch: Any, data: Corpus, length: int) -> tuple[Any, Any]:
     """All validation windows as two arrays; -100 marks targets that do not count."""
     pairs = list(data.windows(length))
     inputs = np.zeros((len(pairs), length), np.int64)
@@ -239,3 +168,25 @@ def _loss(torch: Any, net: Any, inputs: Any, targets: Any, batch: int) -> float:
                 logits.flatten(0, 1), targets[at : at + batch].flatten(), reduction="sum"
             ).item()
     return total / int((targets >= 0).sum())
+
+
+def ternary_model(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]]) -> Model:
+    """The model that a quantised network computes with: trits, int8 embedding and scales.
+
+    ``weights`` are the latent float weights by the network's own names.
+    """
+    tensors: dict[str, Any] = {}
+    for name in expected_shapes(config):
+        part = name.removesuffix(".weight")
+        _, _, rest = part.partition("blk.")
+        weight = weights[f"layers.{rest}" if rest else part]
+        if name == "token_embd.weight":
+            scale = np.float32(max(np.abs(weight).max(), 1e-5)) / np.float32(127)
+            tensors[name] = Embedding(np.rint(weight / scale).astype(np.int8), float(scale))
+        elif weight.ndim == 1:
+            tensors[name] = weight.astype(np.float32)
+        else:
+            scale = np.float32(max(np.abs(weight).mean(dtype=np.float32), 1e-5))
+            trits = np.clip(np.rint(weight / scale), -1, 1).astype(np.int8)
+            tensors[name] = Ternary(trits, float(scale))
+    return Model.from_tensors(config, tensors)

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text from a packed model, by the golden models alone."""
+
+import importlib.resources
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...sim.engine.generate import ProjectionRun, generate, layer_activations
+from ...sim.engine.integer import IntegerModel
+from ...sim.engine.model import ModelError
+from ...sim.engine.reference import Reference
+from . import packed
+
+
+def shipped() -> Path:
+    """The trained model that comes with the package."""
+    return Path(str(importlib.resources.files(__package__))) / "shipped" / "storybook.atx"
+
+
+class Story:
+    """A text that grows while it is iterated over.
+
+    Iterating yields the text of each new token, not the prompt. An empty prompt starts from
+    ``<bos>`` alone; others follow it. ``note`` is, afterwards, a sentence when fewer than
+    ``tokens`` came: the context was full. ``ids`` are all tokens so far, ``<bos>`` first.
+
+    Raises, on construction, :class:`.packed.ModelFileError` for the file,
+    :class:`.bpe.TokenizerError` for a character that the vocabulary lacks, and
+    :class:`atriplex.sim.engine.model.ModelError` for a prompt longer than the context.
+    """
+
+    def __init__(
+        self,
+        prompt: str = "",
+        *,
+        path: Path | None = None,
+        tokens: int = 200,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        seed: int = 0,
+        arithmetic: str = "integer",
+    ):
+        file = packed.load(path or shipped())
+        self.tokenizer = file.tokenizer
+        self.ids = file.tokenizer.encode(prompt, bos=True)
+        self.note: str | None = None
+        self.tokens = tokens
+        self.context = file.model.config.context
+        if len(self.ids) > self.context:
+            raise ModelError(
+                f"the prompt is {len(self.ids)} tokens with <bos>, "
+                f"which do not fit the context of {self.context}"
+            )
+        if arithmetic not in ("integer", "float"):
+            raise ModelError(f"arithmetic must be 'integer' or 'float', not {arithmetic!r}")
+        model = (
+            IntegerModel.compile(file.model)
+            if arithmetic == "integer"
+            else Reference(file.model)
+        )
+        self._tokens = generate(model, list(self.ids), tokens, temperature, top_k, seed)
+
+    def __iter__(self) -> Iterator[str]:
+        came = 0
+        for token in self._tokens:
+            came += 1
+            self.ids.append(token)
+            yield self.tokenizer.decode([token])
+        if came < self.tokens:
+            self.note = (
+                f"stopped after {came} of {self.tokens} tokens: the context of "
+                f"{self.context} tokens is full"
+            )
+
+
+def first_layer(prompt: str, *, path: Path | None = None) -> dict[str, ProjectionRun]:
+    """Real activations and weights of the first layer's projections for a prompt."""
+    file = packed.load(path or shipped())
+    model = IntegerModel.compile(file.model)
+    return layer_activations(model, file.tokenizer.encode(prompt, bos=True))

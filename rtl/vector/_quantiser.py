@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Largest magnitude of a vector, and every element divided by it: two passes over one buffer."""
+
+from dataclasses import dataclass
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from .._add_select import AddSelect, AddSelectConfig
+from .._once import once
+from .._pipeline import Pipeline
+from ..config import Config, param
+
+SLACK = 16
+"""Rows of the buffer beyond the longest vector: what is in flight between the two passes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantiserConfig(Config):
+    lanes: int = param(8, "elements per transfer", ge=1, le=256)
+    rows: int = param(24, "transfers of the longest vector", ge=1, le=65536)
+    width: int = param(24, "bits of an unsigned magnitude", ge=2, le=62)
+    code_width: int = param(8, "bits of a signed code", ge=2, le=16)
+    front: int = param(1, "registers between admission and the magnitudes", ge=1, le=16)
+    tag_width: int = param(0, "bits of the tag that goes with the peak", ge=0, le=64)
+
+    @property
+    def address_width(self) -> int:
+        """Bits of a row's address in the buffer, which holds a power of two of rows."""
+        return ceil_log2(self.rows + SLACK)
+
+    @property
+    def levels(self) -> int:
+        """Registered levels of the tree that finds a row's largest magnitude."""
+        return ceil_log2(self.lanes)
+
+    @property
+    def code_latency(self) -> int:
+        """Registers between a row's read address and its codes."""
+        return self.code_width + 2
+
+
+class Quantiser(wiring.Component):
+    """Codes ``sign * round_half_even(top * magnitude / peak)`` and the peak of every vector.
+
+    ``top = 2**(code_width - 1) - 1``; ``peak`` is the vector's largest magnitude; a vector of zeros
+    has codes 0 and peak 0.  Exact: a non-restoring division, one quotient bit per stage.
+
+    Rows are admitted by a handshake; their magnitudes follow ``front`` cycles later, without one.
+    The buffer is a ring of rows: a vector leaves while the next ones come in behind it.
+
+    Members
+    -------
+    valid, ready, first, last : admission of a row.  ``last`` is implied where ``rows`` are reached.
+    take, opens, row : what is admitted now, whether it opens a vector, its index in the vector.
+    magnitudes, signs : of the row admitted ``front`` cycles ago.
+    tag : of the vector whose last row was admitted ``front + levels`` cycles ago.
+    o : :py:`Out(stream.Signature(StructLayout))`, ``codes``, ``first``, ``last``.
+    peak_o : :py:`Out(stream.Signature(StructLayout))`, ``peak``, ``tag``: one per vector.
+    """
+
+    o: stream.Interface
+    peak_o: stream.Interface
+
+    def __init__(self, config: QuantiserConfig):
+        self.config = config
+        super().__init__({
+            "valid": In(1),
+            "ready": Out(1),
+            "first": In(1),
+            "last": In(1),
+            "take": Out(1),
+            "opens": Out(1),
+            "row": Out(range(config.rows)),
+            "magnitudes": In(data.ArrayLayout(unsigned(config.width), config.lanes)),
+            "signs": In(config.lanes),
+            "tag": In(config.tag_width),
+            "o": Out(stream.Signature(codes_layout(config.code_width, config.lanes))),
+            "peak_o": Out(
+                stream.Signature(
+                    data.StructLayout({
+                        "peak": unsigned(config.width),
+                        "tag": unsigned(config.tag_width),
+                    })
+                )
+            ),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        address = config.address_width
+
+        # Two vectors may wait between the passes; a slot each.  ``closing``: the peak is not known
+        # yet; ``to_read`` and ``to_send``: not taken by the second pass, by the peak's stream.
+        closing, to_read, to_send = Signal(2), Signal(2), Signal(2)
+        slot_length = Array(
+            Signal(range(config.rows), name=f"length_{slot}", reset_less=True) for slot in range(2)
+        )
+        slot_peak = Array(
+            Signal(config.width, name=f"peak_{slot}", reset_less=True) for slot in range(2)
+        )
+        slot_tag = Array(
+            Signal(config.tag_width, name=f"tag_{slot}", reset_less=True) for slot in range(2)
+        )
+        close_slot, commit_slot, read_slot, send_slot = (
+            Signal(name=f"{name}_slot") for name in ("close", "commit", "read", "send")
+        )
+
+        # Admission.  Pointers have a bit more than an address, so that full and empty differ.
+        start, head = Signal(address + 1), Signal(address + 1)
+        at, end, ahead = Signal(range(config.rows)), Signal(), Signal(address + 1)
+        place = Signal(address)
+        busy = closing | to_read | to_send
+        m.d.comb += [
+            self.row.eq(Mux(self.first, 0, at)),
+            self.opens.eq(self.row == 0),
+            end.eq(self.last | (self.row == config.rows - 1)),
+            ahead.eq(start + self.row - head),
+            place.eq(start + self.row),
+            self.ready.eq(~ahead[-1] & ~(end & busy.bit_select(close_slot, 1))),
+            self.take.eq(self.valid & self.ready),
+        ]
+        with m.If(self.take):
+            m.d.sync += at.eq(self.row + 1)
+            with m.If(end):
+                m.d.sync += [
+                    at.eq(0),
+                    start.eq(start + self.row + 1),
+                    closing.bit_select(close_slot, 1).eq(1),
+                    slot_length[close_slot].eq(self.row),
+                    close_slot.eq(~close_slot),
+                ]
+
+        # First pass: rows go into the buffer, and up a tree for the largest magnitude.
+        write = delayed(m, Cat(self.take, place), config.front, "write")
+        m.submodules.memory = memory = Memory(
+            shape=unsigned(config.lanes * (config.width + 1)), depth=1 << address, init=[]
+        )
+        rows_in, rows_out = memory.write_port(), memory.read_port()
+        m.d.comb += [
+            rows_in.en.eq(write[0]),
+            rows_in.addr.eq(write[1:]),
+            rows_in.data.eq(Cat(self.magnitudes, self.signs)),
+        ]
+        largest = registered_tree(
+            m, larger, [self.magnitudes[lane] for lane in range(config.lanes)], "largest"
+        )
+        done = delayed(
+            m, Cat(self.take, self.opens, self.take & end), config.front + config.levels, "done"
+        )
+        peak, so_far = Signal(config.width, reset_less=True), Signal(config.width)
+        m.d.comb += so_far.eq(larger(largest, Mux(done[1], 0, peak)))
+        with m.If(done[0]):
+            m.d.sync += peak.eq(so_far)
+        with m.If(done[2]):
+            m.d.sync += [
+                slot_peak[commit_slot].eq(so_far),
+                slot_tag[commit_slot].eq(self.tag),
+                closing.bit_select(commit_slot, 1).eq(0),
+                to_read.bit_select(commit_slot, 1).eq(1),
+                to_send.bit_select(commit_slot, 1).eq(1),
+                commit_slot.eq(~commit_slot),
+            ]
+
+        m.d.comb += [
+            self.peak_o.valid.eq(to_send.bit_select(send_slot, 1)),
+            self.peak_o.p.peak.eq(slot_peak[send_slot]),
+            self.peak_o.p.tag.eq(slot_tag[send_slot]),
+        ]
+        with m.If(self.peak_o.valid & self.peak_o.ready):
+            m.d.sync += [to_send.bit_select(send_slot, 1).eq(0), send_slot.eq(~send_slot)]
+
+        # Second pass: a row a cycle.
+        m.submodules.pipeline = pipeline = Pipeline(config.code_latency)
+        reading, count, length = Signal(), Signal(range(config.rows)), Signal(range(config.rows))
+        divisor = Signal(config.width, reset_less=True)
+        issue, final, load = Signal(), Signal(), Signal()
+        m.d.comb += [
+            pipeline.i_valid.eq(reading),
+            issue.eq(reading & pipeline.i_ready),
+            final.eq(count == length),
+            load.eq(to_read.bit_select(read_slot, 1) & (~reading | (issue & final))),
+            rows_out.en.eq(pipeline.enable),
+            rows_out.addr.eq(head),
+        ]
+        with m.If(issue):
+            m.d.sync += [head.eq(head + 1), count.eq(count + 1)]
+            with m.If(final):
+                m.d.sync += reading.eq(0)
+        with m.If(load):
+            m.d.sync += [
+                reading.eq(1),
+                count.eq(0),
+                length.eq(slot_length[read_slot]),
+                divisor.eq(Mux(slot_peak[read_slot] == 0, 1, slot_peak[read_slot])),
+                to_read.bit_select(read_slot, 1).eq(0),
+                read_slot.eq(~read_slot),
+            ]
+        marks = delayed(
+            m, Cat(count == 0, final), config.code_latency, "marks", enable=pipeline.enable
+        )
+        m.d.comb += [
+            self.o.valid.eq(pipeline.o_valid),
+            pipeline.o_ready.eq(self.o.ready),
+            self.o.p.first.eq(marks[0]),
+            self.o.p.last.eq(marks[1]),
+        ]
+        self._divide(m, platform, pipeline.enable, rows_out.data, divisor)
+        return m
+
+    def _divide(self, m, platform, enable, row, divisor):
+        """Codes of ``row``, which is a cycle behind ``divisor``.
+
+        With ``e = 2 * magnitude - divisor``, the code is the quotient of ``top * e`` (a signed
+        remainder) by ``2 * divisor`` plus half its range: its first bit is the sign of ``e``, each
+        further one that of the remainder after adding or subtracting.  The lowest bit is 1 only if
+        the remainder is above 0: at 0 there is a tie, and the even code is one less.
+        """
+        config = self.config
+        width, bits = config.width, config.code_width - 1
+        divisors = [divisor]
+        for stage in range(1, bits + 2):
+            later = Signal(width, name=f"divisor_{stage}", reset_less=True)
+            with m.If(enable):
+                m.d.sync += later.eq(divisors[-1])
+            divisors.append(later)
+
+        signs = delayed(m, row[-config.lanes :], bits + 1, "signs", enable=enable)
+        for lane in range(config.lanes):
+            magnitude = row[lane * width : (lane + 1) * width]
+            excess = Signal(signed(width + 1), name=f"excess_{lane}", reset_less=True)
+            rest = Signal(signed(width + 1 + bits), name=f"rest{bits}_{lane}", reset_less=True)
+            with m.If(enable):
+                m.d.sync += [
+                    excess.eq(Cat(Const(0, 1), magnitude) - divisors[1]),
+                    rest.eq(Cat(Const(0, bits), excess).as_signed() - excess),
+                ]
+            quotient = Const(0, 0)
+            for bit in reversed(range(bits - 1)):  # now for quotient bit ``bit``
+                positive = ~rest[-1]
+                step = AddSelect(AddSelectConfig(width=width + 2))
+                m.submodules[f"step{bit}_{lane}"] = once(platform, step)
+                m.d.comb += [
+                    step.a.eq(rest[bit + 1 :].as_signed()),
+                    step.b.eq(divisors[bits + 1 - bit]),
+                    step.enable.eq(1),
+                    step.invert.eq(positive),
+                    step.carry.eq(positive),
+                ]
+                found = Signal(bits - 1 - bit, name=f"quotient{bit}_{lane}", reset_less=True)
+                left = Signal(signed(width + 2 + bit), name=f"rest{bit}_{lane}", reset_less=True)
+                with m.If(enable):
+                    m.d.sync += [
+                        left.eq(Cat(rest[: bit + 1], step.y)),
+                        found.eq(Cat(positive, quotient)),
+                    ]
+                rest, quotient = left, found
+            whole = Signal(bits, name=f"whole_{lane}")
+            code = Signal(signed(bits + 1), name=f"code_{lane}", reset_less=True)
+            m.d.comb += [
+                whole.eq(Cat(~rest[-1] & rest[:-1].any(), quotient)),
+                self.o.p.codes[lane].eq(code),
+            ]
+            with m.If(enable):
+                m.d.sync += code.eq(Mux(signs[lane], -whole, whole))
+
+
+def codes_layout(code_width: int, lanes: int) -> data.StructLayout:
+    """Payload of quantised vectors."""
+    return data.StructLayout({
+        "codes": data.ArrayLayout(signed(code_width), lanes),
+        "first": unsigned(1),
+        "last": unsigned(1),
+    })
+
+
+def larger(one, other):
+    """The larger of two unsigned values."""
+    return Mux(one > other, one, other)
+
+
+def delayed(m, value, cycles, name, enable=None):
+    """``value`` as it was ``cycles`` cycles ago; cycles without ``enable`` do not count."""
+    for cycle in range(cycles):
+        later = Signal(len(value), name=f"{name}_{cycle + 1}")
+        with m.If(Const(1, 1) if enable is None else enable):
+            m.d.sync += later.eq(value)
+        value = later
+    return value
+
+
+def registered_tree(m, join, items, name):
+    """``items`` folded pairwise with a register after each of ``ceil_log2(len(items))`` levels."""
+    level, depth = list(items), 0
+    while len(level) > 1:
+        pairs = [join(*level[at : at + 2]) for at in range(0, len(level) - 1, 2)]
+        folded = pairs + level[2 * len(pairs) :]
+        level = []
+        for index, value in enumerate(folded):
+            held = Signal(value.shape(), name=f"{name}{depth}_{index}", reset_less=True)
+            m.d.sync += held.eq(value)
+            level.append(held)
+        depth += 1
+    return level[0]

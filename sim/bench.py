@@ -72,6 +72,7 @@ class Sink:
         self.ports = [getattr(dut, stream.port(field.name)) for field in stream.fields]
         self.rows: list[tuple[int, ...]] = []
         self.cycles: list[int] = []
+        self.undefined: set[int] = set()
         self.accepting = False
         self.ready.value = 0
 
@@ -83,9 +84,16 @@ class Sink:
         """At a clock edge: take what is offered, if anything was accepted."""
         if not (self.accepting and int(self.valid.value)):
             return False
-        self.rows.append(tuple(port.value.to_unsigned() for port in self.ports))
+        self.rows.append(tuple(self._word(port.value) for port in self.ports))
         self.cycles.append(cycle)
         return True
+
+    def _word(self, value: Any) -> int:
+        try:
+            return int(value)
+        except ValueError:  # X or Z bits, taken as 0 and counted as wrong
+            self.undefined.add(len(self.rows))
+            return int("".join(bit if bit == "1" else "0" for bit in str(value)), 2)
 
     def accept(self, pause: bool) -> None:
         if self.accepting == pause:
@@ -161,6 +169,7 @@ def compare(sink: Sink, expected: dict[str, Any]) -> tuple[int, dict[str, Any] |
     for name, values in expected.items():
         differs = got[name][:common] != values[:common]
         wrong |= differs.reshape(common, -1).any(axis=1)
+    wrong[[index for index in sink.undefined if index < common]] = True
     count = int(wrong.sum()) + abs(len(sink.rows) - sink.count)
     if count == 0:
         return 0, None
@@ -177,6 +186,7 @@ def compare(sink: Sink, expected: dict[str, Any]) -> tuple[int, dict[str, Any] |
         "cycle": sink.cycles[index] if index < len(sink.cycles) else None,
         "expected": row(expected),
         "got": row(got),
+        "undefined": index in sink.undefined,
     }
 
 

@@ -85,6 +85,7 @@ class Outcome:
                     f"{name}: {mode['mismatches']} wrong of {mode['outputs']} transfers; the first is "
                     f"{first['stream']}[{first['index']}] in cycle {first['cycle']}: "
                     f"expected {_short(first['expected'])}, got {_short(first['got'])}"
+                    + (" with undefined bits taken as 0" if first["undefined"] else "")
                 )
             elif mode["untaken"]:
                 yield f"{name}: {mode['untaken']} input transfers were never taken"

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Golden model, stimulus and cycle model of the ternary matrix-vector core."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._ternary import CODES, VALUES
+from ..types import Streams, Transfers
+
+if TYPE_CHECKING:
+    from ...rtl.mac.ternary_gemv import TernaryGemvConfig
+
+Array = NDArray[np.int64]
+
+
+def product(config: "TernaryGemvConfig", acts: Array, trits: Array, load: bool = True) -> Streams:
+    """Transfers that multiply ``trits`` (N, K) by ``acts`` (K): the host's side of the contract.
+
+    K and N are filled up with zeros to multiples of ``k_lanes`` and ``n_lanes``.  Without ``load``
+    the weights kept by the core are used and none are sent.
+    """
+    rows, columns = (-(-n // lanes) for n, lanes in zip(trits.shape, _lanes(config), strict=True))
+    padded = np.zeros((rows * config.n_lanes, columns * config.k_lanes), np.int64)
+    padded[: trits.shape[0], : trits.shape[1]] = trits
+    words = CODES[padded].reshape(rows, config.n_lanes, columns, config.k_lanes)
+    vector = np.zeros(columns * config.k_lanes, np.int64)
+    vector[: len(acts)] = acts
+    acts_i = {"acts": vector.reshape(columns, config.k_lanes), **_bounds(columns)}
+    if config.resident:
+        acts_i["load"] = np.full(columns, int(load))
+    weights = words.transpose(0, 2, 1, 3).reshape(-1, config.n_lanes, config.k_lanes)
+    count = rows * columns if load else 0
+    return {"acts_i": acts_i, "weights_i": {"weights": weights[:count], **_bounds(count)}}
+
+
+def joined(runs: list[Streams]) -> Streams:
+    """The transfers of several runs, one after another."""
+    return {
+        name: {field: np.concatenate([run[name][field] for run in runs]) for field in fields}
+        for name, fields in runs[0].items()
+    }
+
+
+def stimulus(config: "TernaryGemvConfig", rng: np.random.Generator, transfers: int) -> Streams:
+    """Products of random shapes, with extremes, restarts on both streams, and replays."""
+    low, high = -(1 << config.act_width - 1), (1 << config.act_width - 1) - 1
+    runs: list[Streams] = []
+    steps = tiles = rows = 0
+    while steps < transfers:
+        corner = len(runs)
+        keep = config.resident and corner % 3 > 0 and steps > 0
+        if not keep:
+            tiles = int(rng.integers(1, config.max_tiles, endpoint=True))
+            tiles = {0: config.max_tiles, 1: 1}.get(corner, min(tiles, 1 + transfers // 200))
+            rows = int(rng.integers(1, 6))
+            if config.resident:
+                rows = max(1, min(rows, config.weight_words // tiles))
+        acts = rng.integers(low, high, tiles * config.k_lanes, endpoint=True)
+        trits = rng.integers(-1, 2, (rows * config.n_lanes, len(acts)))
+        if corner < 6:
+            acts[:] = (low, high)[corner % 2]
+            trits[:] = (-1, 1, 0)[corner // 2]
+        run = product(config, acts, trits, load=not keep)
+        if corner % 4 == 3:
+            run["acts_i"] = _restarted(run["acts_i"], rng, rng.integers(1, config.max_tiles + 1))
+        if corner % 5 == 4 and not keep:
+            run["weights_i"] = _restarted(run["weights_i"], rng, rng.integers(1, rows * tiles + 1))
+        runs.append(run)
+        steps += rows * tiles
+    return joined(runs)
+
+
+def _restarted(run: Transfers, rng: np.random.Generator, drop: int) -> Transfers:
+    """``run`` after ``drop`` transfers of a run that is broken off."""
+    broken = {name: values[rng.integers(0, len(values), drop)] for name, values in run.items()}
+    broken["last"] = np.zeros(drop, np.int64)
+    return {name: np.concatenate([broken[name], values]) for name, values in run.items()}
+
+
+def golden(config: "TernaryGemvConfig", inputs: Streams) -> Streams:
+    """Exact int32 sums, in the order of the passes."""
+    passes = iter(_runs(inputs["weights_i"]))
+    kept: Array = np.zeros((0, *_lanes(config)), np.int64)
+    sums, ends = [], []
+    for vector in _runs(inputs["acts_i"]):
+        start = _restarts(vector)[-1]
+        acts = vector["acts"][start:].astype(np.float64)
+        if len(acts) > config.max_tiles:
+            acts = np.concatenate([acts[: config.max_tiles - 1], acts[-1:]])
+        if config.resident and not vector["load"][-1]:
+            segments = [kept]
+        else:
+            weights = next(passes)
+            segments = np.split(weights["weights"], _restarts(weights)[1:])
+            kept = segments[-1]
+        for number, segment in enumerate(segments):
+            groups = len(segment) // len(acts)
+            trits = VALUES[segment[: groups * len(acts)]]
+            # float64 is exact: |sum| < 2**31
+            blocks = trits.reshape(groups, len(acts), *_lanes(config)).astype(np.float64)
+            sums.append(np.einsum("gtnk,tk->gn", blocks, acts, optimize=True))
+            last = np.zeros(groups, np.int64)
+            if groups and number == len(segments) - 1 and len(segment) % len(acts) == 0:
+                last[-1] = 1
+            ends.append(last)
+    return {
+        "o": {
+            "sums": np.concatenate(sums).astype(np.int64),
+            "last": np.concatenate(ends),
+        }
+    }
+
+
+def cycles(config: "TernaryGemvConfig", inputs: Streams) -> int:
+    """Vectors load while their predecessor is multiplied; a word of weights per cycle."""
+    passes = iter(_runs(inputs["weights_i"]))
+    load_end, ends, kept = 0, [0, 0], 0
+    for vector in _runs(inputs["acts_i"]):
+        load_end = max(load_end, ends[-2]) + len(vector["last"])
+        if not config.resident or vector["load"][-1]:
+            weights = next(passes)
+            words, kept = len(weights["last"]), len(weights["last"]) - _restarts(weights)[-1]
+        else:
+            words = kept
+        ends.append(max(load_end, ends[-1]) + words)
+    return ends[-1] + config.latency
+
+
+def _lanes(config: "TernaryGemvConfig") -> tuple[int, int]:
+    return config.n_lanes, config.k_lanes
+
+
+def _bounds(count: int) -> Transfers:
+    first, last = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    first[:1] = last[-1:] = 1
+    return {"first": first, "last": last}
+
+
+def _runs(transfers: Transfers) -> Iterator[Transfers]:
+    """Transfers up to and including each ``last``; what follows the final one is no run."""
+    start = 0
+    for end in np.flatnonzero(transfers["last"]) + 1:
+        yield {name: values[start:end] for name, values in transfers.items()}
+        start = end
+
+
+def _restarts(run: Transfers) -> list[Any]:
+    """Where the pieces of a run begin: at its start and at every ``first``."""
+    return sorted({0, *np.flatnonzero(run["first"]).tolist()})

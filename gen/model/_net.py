@@ -92,18 +92,15 @@ class Layer(nn.Module):
 class Net(nn.Module):
     """The decoder; ``quantise`` off makes the float twin out of the same parameters."""
 
-    def __init__(self, config: ModelConfig, *, quantise: bool, tied: bool = False):
+    def __init__(self, config: ModelConfig, *, quantise: bool):
         super().__init__()
-        self.config, self.quantise, self.tied = config, quantise, tied
+        self.config, self.quantise = config, quantise
         self.token_embd = nn.Parameter(torch.empty(config.vocab, config.dim))
         self.output_norm = nn.Parameter(torch.ones(config.dim))
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.output = nn.Parameter(torch.empty(config.vocab, config.dim))
         nn.init.normal_(self.token_embd, std=0.3)
-        if tied:
-            self.head_gain = nn.Parameter(torch.tensor(0.2))
-        else:
-            self.output = nn.Parameter(torch.empty(config.vocab, config.dim))
-            nn.init.normal_(self.output, std=config.dim**-0.5)
+        nn.init.normal_(self.output, std=config.dim**-0.5)
         half = config.head_dim // 2
         rate = config.theta ** -(torch.arange(half, dtype=torch.float64) / half)
         angle = torch.arange(config.context, dtype=torch.float64)[:, None] * rate
@@ -119,8 +116,6 @@ class Net(nn.Module):
         for layer in self.layers:
             x = layer(x, cos, sin, self.quantise)
         x = normalise(x, self.output_norm, self.config.eps)
-        if self.tied:
-            return F.linear(x, table) * self.head_gain
         if self.quantise:
             return F.linear(to_int8(x), ternarise(self.output))
         return F.linear(x, self.output)

@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 BOS = "<bos>"
@@ -40,7 +41,7 @@ class Tokenizer:
             piece = 1 + len(ALPHABET) + index
             if not (1 <= left < piece and 1 <= right < piece):
                 raise TokenizerError(
-                    f"merge {index} joins pieces {left} and {right}, which must be in 1..{piece - 1}"
+                    f"merge {index} joins pieces {left} and {right}, not both in 1..{piece - 1}"
                 )
 
     @cached_property
@@ -77,7 +78,7 @@ class Tokenizer:
         ids = [1 + ALPHABET.index(char) for char in word]
         ranks = self._ranks
         while len(ids) > 1:
-            best = min((ranks.get(pair, len(self)) for pair in zip(ids, ids[1:], strict=False)))
+            best = min(ranks.get(pair, len(self)) for pair in pairwise(ids))
             if best == len(self):
                 break
             ids = _join(ids, self.merges[best - 1 - len(ALPHABET)], best)
@@ -146,7 +147,7 @@ def train(text: str, vocab: int = 512) -> Tokenizer:
     pairs: Counter[tuple[int, int]] = Counter()
     homes: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
     for index, ids in enumerate(words):
-        for pair in zip(ids, ids[1:], strict=False):
+        for pair in pairwise(ids):
             pairs[pair] += weights[index]
             homes[pair].add(index)
     merges: list[tuple[int, int]] = []
@@ -166,9 +167,9 @@ def train(text: str, vocab: int = 512) -> Tokenizer:
             joined = _join(ids, best, piece)
             if len(joined) == len(ids):
                 continue
-            for pair in zip(ids, ids[1:], strict=False):
+            for pair in pairwise(ids):
                 pairs[pair] -= weights[index]
-            for pair in zip(joined, joined[1:], strict=False):
+            for pair in pairwise(joined):
                 pairs[pair] += weights[index]
                 homes[pair].add(index)
             words[index] = joined

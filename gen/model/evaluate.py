@@ -3,13 +3,15 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...sim.engine.integer import IntegerModel, Logits, Precision
+from ...sim.engine.generate import GoldenModel
+from ...sim.engine.integer import IntegerModel, Precision
 from ...sim.engine.reference import Reference
 from . import packed
 from .corpus import Corpus
@@ -28,13 +30,12 @@ Windows = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 
 def loss(
-    model: Reference | IntegerModel, windows: Windows, progress: Callable[[int], None] | None = None
+    model: GoldenModel, windows: Windows, progress: Callable[[int], None] | None = None
 ) -> float:
     """Mean cross entropy of all targets, in nats."""
     total, count = 0.0, 0
     for tokens, targets in windows:
-        logits = model.forward(tokens, model.start())  # pyright: ignore[reportArgumentType]
-        real = logits.real if isinstance(logits, Logits) else logits.astype(np.float64)
+        real = model.forward(tokens, model.start()).real.astype(np.float64)
         peak = real.max(axis=-1)
         log_sum = np.log(np.exp(real - peak[:, None]).sum(axis=-1)) + peak
         total += float((log_sum - real[np.arange(len(targets)), targets]).sum())
@@ -66,11 +67,9 @@ def evaluate(
     everything = list(corpus.windows(file.model.config.context))
     windows = _spread(everything, limit)
 
-    def tell(name: str) -> Callable[[int], None] | None:
-        return None if progress is None else lambda count: progress(name, count)
-
-    def perplexity(model: Reference | IntegerModel, name: str, chosen: Windows) -> float:
-        return float(np.exp(loss(model, chosen, tell(name))))
+    def perplexity(model: GoldenModel, name: str, chosen: Windows) -> float:
+        tell = None if progress is None else partial(progress, name)
+        return float(np.exp(loss(model, chosen, tell)))
 
     result: dict[str, Any] = {
         "windows": len(windows),

@@ -10,11 +10,12 @@ from ...sim.engine.integer import IntegerModel
 from ...sim.engine.model import ModelError
 from ...sim.engine.reference import Reference
 from . import packed
+from . import shipped as _shipped
 
 
 def shipped() -> Path:
     """The trained model that comes with the package."""
-    return Path(str(importlib.resources.files(__package__))) / "shipped" / "storybook.atx"
+    return Path(str(importlib.resources.files(_shipped) / "storybook.atx"))
 
 
 class Story:
@@ -54,9 +55,7 @@ class Story:
         if arithmetic not in ("integer", "float"):
             raise ModelError(f"arithmetic must be 'integer' or 'float', not {arithmetic!r}")
         model = (
-            IntegerModel.compile(file.model)
-            if arithmetic == "integer"
-            else Reference(file.model)
+            IntegerModel.compile(file.model) if arithmetic == "integer" else Reference(file.model)
         )
         self._tokens = generate(model, list(self.ids), tokens, temperature, top_k, seed)
 

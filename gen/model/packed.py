@@ -198,7 +198,7 @@ class _Reader:
             raise self.fail(8, f"at most {size - PREAMBLE.size} bytes of header", header)
         self.base = PREAMBLE.size + header
         if self.base + payload != size:
-            raise self.fail(12, f"{size - self.base} bytes of payload, the rest of the file", payload)
+            raise self.fail(12, f"{size - self.base} bytes of payload, all that is left", payload)
         if hashlib.sha256(self.contents[PREAMBLE.size :]).digest() != digest:
             raise self.fail(20, "the SHA-256 of header and payload", digest.hex())
         return self.parse(self.header(), payload)
@@ -253,12 +253,19 @@ class _Reader:
                 "bytes": size,
             }
             if entry != expected:
-                wrong = entry if not isinstance(entry, dict) else {
-                    key: entry.get(key) for key in expected if entry.get(key) != expected[key]
-                } or sorted(entry.keys() - expected.keys())
-                right = {key: expected[key] for key in wrong if key in expected} if isinstance(
-                    wrong, dict
-                ) else expected
+                wrong = (
+                    entry
+                    if not isinstance(entry, dict)
+                    else {
+                        key: entry.get(key) for key in expected if entry.get(key) != expected[key]
+                    }
+                    or sorted(entry.keys() - expected.keys())
+                )
+                right = (
+                    {key: expected[key] for key in wrong if key in expected}
+                    if isinstance(wrong, dict)
+                    else expected
+                )
                 raise self.fail(at, f"tensor {name} with {right}", wrong)
             end = offset + size
             if end > payload:

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training of the ternary model and of its float twin.
 
-Every step is a function of ``(seed, step)``, so that a run that was stopped and resumed sees the
-same windows as one that was not. The learning rate rises during ``warmup`` steps, stays, and falls
-to zero over the last ``decay`` of the steps; ``steps`` may therefore be changed on resuming as long
-as the fall has not begun.
+Needs torch and matplotlib (``pip install 'atriplex[train]'``), both imported when used.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...sim.engine.model import Embedding, Model, ModelConfig, Ternary, expected_shapes
+from . import bpe, card, packed
 from .corpus import Corpus
+from .evaluate import evaluate
 
 Progress = Callable[[dict[str, Any]], None]
+
+BETAS = (0.9, 0.95)
+CLIP = 1.0
 
 
 class TrainError(RuntimeError):
@@ -29,11 +32,17 @@ class TrainError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What is trained and how; the defaults are those of the shipped model."""
+    """What is trained and how; the defaults are those of the shipped model.
+
+    AdamW; the learning rate rises over ``warmup`` steps, stays, and falls linearly to 0 over the
+    last ``decay`` of the steps, and weight decay ends where the fall begins (the two stages of
+    BitNet b1.58). Batches are ``batch`` windows of the model's context. ``threads`` 0 leaves the
+    choice to torch.
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    steps: int = 5600
-    float_steps: int = 2400
+    steps: int = 3600
+    float_steps: int = 1800
     batch: int = 16
     learning_rate: float = 3e-3
     warmup: int = 100
@@ -44,20 +53,56 @@ class TrainConfig:
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of ``step``, counted from 0, in a run of ``steps``."""
-        fall = max(1, round(steps * self.decay))
-        return self.learning_rate * min(1.0, (step + 1) / self.warmup, (steps - step) / fall)
+        return self.learning_rate * min(
+            1.0, (step + 1) / self.warmup, (steps - step) / self.fall(steps)
+        )
+
+    def fall(self, steps: int) -> int:
+        """Steps at the end in which the learning rate falls."""
+        return max(1, round(steps * self.decay))
 
 
-def _torch() -> Any:
-    try:
-        import torch
-    except ImportError:
-        raise TrainError("training needs torch: pip install 'atriplex[train]'") from None
-    return torch
+def train(
+    text: Path,
+    out: Path,
+    *,
+    config: TrainConfig | None = None,
+    seed: int = 0,
+    name: str = "storybook",
+    source: str = "",
+    float_twin: bool = True,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train a ternary model on ``text`` and write everything about it into the folder ``out``.
+
+    ``text`` is ASCII, one paragraph a line; 5 % of it are held out (:func:`.corpus.split`). Written
+    are ``<name>.atx``, ``<name>.md`` (the model card), ``<name>-loss.png``, ``log.jsonl`` and the
+    checkpoints ``ternary.pt`` and ``float.pt``, from which ``resume`` goes on; what ``seed`` and
+    step see is the same then. ``source`` is a sentence on the text's origin for the card.
+    ``progress`` gets a record after every step: ``model``, ``step``, ``steps``, ``rate``, and at
+    evaluations ``loss``, ``held_out``, ``best`` (nats a token) and ``seconds``.
+
+    Returns the card's figures. Raises :class:`TrainError` without torch, for a folder that already
+    holds a run unless ``resume``, and for a checkpoint of another vocabulary;
+    :class:`.bpe.TokenizerError` for a text the vocabulary cannot take.
+    """
+    config = config or TrainConfig()
+    _torch()
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    if not resume and any((out / file).exists() for file in ("ternary.pt", "float.pt")):
+        raise TrainError(f"{out} holds a training run: resume it or choose another folder")
+    if not resume:
+        (out / "log.jsonl").unlink(missing_ok=True)
+    corpus = Corpus.load(_read(text), vocab=config.model.vocab)
+    for quantise in (True, False) if float_twin else (True,):
+        fit(corpus, out, config, quantise=quantise, seed=seed, resume=resume, progress=progress)
+    return publish(text, out, config=config, name=name, source=source)
 
 
 def fit(
-    data: Corpus,
+    corpus: Corpus,
     out: Path,
     config: TrainConfig,
     *,
@@ -65,13 +110,13 @@ def fit(
     seed: int = 0,
     resume: bool = False,
     progress: Progress | None = None,
-    tied: bool = False,
-) -> dict[str, Any]:
-    """Train one network and return its checkpoint.
+) -> None:
+    """Train one network, the ternary one or its float twin.
 
-    Writes ``out/<ternary|float>.pt`` (last state and best weights by validation loss) at every
-    evaluation and appends one line a record to ``out/log.jsonl``. With ``resume`` the run goes on
-    from the checkpoint where there is one.
+    At every evaluation writes the last state and the best weights by validation loss to
+    ``out/ternary.pt`` or ``out/float.pt`` and appends a line to ``out/log.jsonl``. Every step is a
+    function of ``(seed, step)``; on resuming, ``steps`` may differ as long as the learning rate
+    did not fall yet.
     """
     torch = _torch()
     from ._net import Net
@@ -81,38 +126,41 @@ def fit(
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(seed)
-    net = Net(config.model, quantise=quantise, tied=tied)
-    matrices = [w for w in net.parameters() if w.ndim == 2]
-    vectors = [w for w in net.parameters() if w.ndim < 2]
-    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    net = Net(config.model, quantise=quantise)
     optimiser = torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+        [
+            {"params": [weight for weight in net.parameters() if weight.ndim == 2]},
+            {"params": [weight for weight in net.parameters() if weight.ndim < 2]},
+        ],
+        lr=config.learning_rate,
+        betas=BETAS,
+        weight_decay=0.0,
+        fused=True,
     )
-    file = out / f"{name}.pt"
+    file, merges = out / f"{name}.pt", [list(pair) for pair in corpus.tokenizer.merges]
     first, best, weights, seconds = 0, float("inf"), None, 0.0
     if resume and file.exists():
         state = torch.load(file, weights_only=True)
-        if state["merges"] != [list(pair) for pair in data.tokenizer.merges]:
+        if state["merges"] != merges:
             raise TrainError(f"{file} was trained with another vocabulary, so it cannot go on")
         net.load_state_dict(state["net"])
         optimiser.load_state_dict(state["optimiser"])
         first, best, weights = state["step"], state["best"], state["weights"]
         seconds = state["seconds"]
     length = config.model.context
-    inputs, targets = _padded(torch, data, length)
-    total, began, last = 0.0, time.monotonic(), first
-    state = {}
+    inputs, targets = _held_out(torch, corpus, length)
+    total, last, began = 0.0, first, time.monotonic()
     for step in range(first, steps):
         rate = config.rate(step, steps)
-        falling = step >= steps - round(steps * config.decay)
         for group in optimiser.param_groups:
             group["lr"] = rate
+        falling = step >= steps - config.fall(steps)
         optimiser.param_groups[0]["weight_decay"] = 0.0 if falling else config.weight_decay
-        windows = torch.from_numpy(data.batch(seed, step, config.batch, length))
+        windows = torch.from_numpy(corpus.batch(seed, step, config.batch, length))
         logits = net(windows[:, :-1])
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         total += loss.item()
@@ -132,7 +180,7 @@ def fit(
                 "step": done,
                 "best": best,
                 "seconds": record["seconds"],
-                "merges": [list(pair) for pair in data.tokenizer.merges],
+                "merges": merges,
                 "net": net.state_dict(),
                 "weights": weights,
                 "optimiser": optimiser.state_dict(),
@@ -144,30 +192,58 @@ def fit(
                 log.write(json.dumps(record) + "\n")
         if progress is not None:
             progress(record)
-    return state or torch.load(file, weights_only=True)
 
 
-def _padded(torch: Any, data: Corpus, length: int) -> tuple[Any, Any]:
-    """All validation windows as two arrays; -100 marks targets that do not count."""
-    pairs = list(data.windows(length))
-    inputs = np.zeros((len(pairs), length), np.int64)
-    targets = np.full((len(pairs), length), -100, np.int64)
-    for row, (tokens, nexts) in enumerate(pairs):
-        inputs[row, : len(tokens)] = tokens
-        targets[row, : len(nexts)] = nexts
-    return torch.from_numpy(inputs), torch.from_numpy(targets)
+def publish(
+    text: Path,
+    out: Path,
+    *,
+    config: TrainConfig | None = None,
+    name: str = "storybook",
+    source: str = "",
+    units: int = 48,
+) -> dict[str, Any]:
+    """Write model file, card and loss curve from the checkpoints and the log in ``out``.
+
+    The weights are the best ones by validation loss. Returns the card's figures, which are also
+    the file's ``meta``; ``units`` is the number of validation windows on which the cost of each
+    unit of the integer engine is measured.
+    """
+    torch = _torch()
+    config = config or TrainConfig()
+    state = torch.load(out / "ternary.pt", weights_only=True)
+    tokenizer = bpe.Tokenizer(tuple((a, b) for a, b in state["merges"]))
+    contents = _read(text)
+    corpus = Corpus.load(contents, tokenizer=tokenizer)
+    log = card.read_log(out / "log.jsonl")
+    settings = {key: value for key, value in asdict(config).items() if key not in _NOT_SETTINGS}
+    meta: dict[str, Any] = {
+        "name": name,
+        "source": source,
+        "seed": state["seed"],
+        "text": {
+            "file": Path(text).name,
+            "sha256": hashlib.sha256(contents.encode()).hexdigest(),
+            "training_characters": corpus.characters[0],
+            "held_out_characters": corpus.characters[1],
+            "training_tokens": len(corpus.stream),
+        },
+        "settings": settings,
+        "ternary": card.summary(log, "ternary", config.batch * config.model.context),
+    }
+    if (out / "float.pt").exists():
+        meta["float_twin"] = card.summary(log, "float", config.batch * config.model.context)
+    weights = {key: value.numpy() for key, value in state["weights"].items()}
+    model, path = ternary_model(config.model, weights), out / f"{name}.atx"
+    packed.save(path, packed.ModelFile(model, tokenizer, meta))
+    meta["evaluation"] = evaluate(path, text, units=units)
+    packed.save(path, packed.ModelFile(model, tokenizer, meta))
+    card.plot(log, out / f"{name}-loss.png")
+    (out / f"{name}.md").write_text(card.text(path), encoding="utf-8")
+    return meta
 
 
-def _loss(torch: Any, net: Any, inputs: Any, targets: Any, batch: int) -> float:
-    """Mean cross entropy over all targets, in nats."""
-    total = 0.0
-    with torch.no_grad():
-        for at in range(0, len(inputs), batch):
-            logits = net(inputs[at : at + batch])
-            total += torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1), targets[at : at + batch].flatten(), reduction="sum"
-            ).item()
-    return total / int((targets >= 0).sum())
+_NOT_SETTINGS = ("model", "steps", "float_steps", "threads")
 
 
 def ternary_model(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]]) -> Model:
@@ -190,3 +266,41 @@ def ternary_model(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]
             trits = np.clip(np.rint(weight / scale), -1, 1).astype(np.int8)
             tensors[name] = Ternary(trits, float(scale))
     return Model.from_tensors(config, tensors)
+
+
+def _torch() -> Any:
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise TrainError("training needs torch: pip install 'atriplex[train]'") from None
+    return torch
+
+
+def _read(text: Path) -> str:
+    try:
+        return Path(text).read_text(encoding="utf-8")
+    except OSError as error:
+        raise TrainError(f"{text}: {error.strerror}") from None
+
+
+def _held_out(torch: Any, corpus: Corpus, length: int) -> tuple[Any, Any]:
+    """All validation windows as two arrays; -100 marks targets that do not count."""
+    pairs = list(corpus.windows(length))
+    inputs = np.zeros((len(pairs), length), np.int64)
+    targets = np.full((len(pairs), length), -100, np.int64)
+    for row, (tokens, nexts) in enumerate(pairs):
+        inputs[row, : len(tokens)] = tokens
+        targets[row, : len(nexts)] = nexts
+    return torch.from_numpy(inputs), torch.from_numpy(targets)
+
+
+def _loss(torch: Any, net: Any, inputs: Any, targets: Any, batch: int) -> float:
+    """Mean cross entropy over all targets, in nats."""
+    total = 0.0
+    with torch.no_grad():
+        for at in range(0, len(inputs), batch):
+            logits = net(inputs[at : at + batch])
+            total += torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), targets[at : at + batch].flatten(), reduction="sum"
+            ).item()
+    return total / int((targets >= 0).sum())

@@ -3,13 +3,33 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .integer import NORM_OF, IntegerModel, Logits, Trace
-from .model import ModelError
-from .reference import Reference
+from .integer import NORM_OF, IntegerModel, Trace
+from .model import ModelConfig, ModelError
+
+
+class AnyLogits(Protocol):
+    """Result of a head: logits as floats, and the likeliest token of each row."""
+
+    @property
+    def real(self) -> NDArray[np.floating]: ...
+
+    def greedy(self) -> NDArray[np.int64]: ...
+
+
+class GoldenModel(Protocol):
+    """What :class:`.reference.Reference` and :class:`.integer.IntegerModel` have in common."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    def start(self) -> Any: ...
+
+    def forward(self, tokens: NDArray[np.integer], state: Any, /) -> AnyLogits: ...
 
 
 def choose(
@@ -27,7 +47,7 @@ def choose(
 
 
 def generate(
-    model: Reference | IntegerModel,
+    model: GoldenModel,
     prompt: Sequence[int],
     tokens: int,
     temperature: float = 0.0,
@@ -41,7 +61,7 @@ def generate(
     a cache cannot slide. Raises :class:`.model.ModelError` for a prompt longer than the context
     and for values out of range.
     """
-    context = (model.model if isinstance(model, Reference) else model).config.context
+    context = model.config.context
     if not prompt:
         raise ModelError("a prompt must hold at least one token")
     if len(prompt) > context:
@@ -53,18 +73,12 @@ def generate(
     rng = np.random.default_rng(seed)
     state = model.start()
     next_tokens = np.asarray(prompt)
-    for index in range(min(tokens, context + 1 - len(prompt))):
-        if isinstance(model, IntegerModel):
-            logits: Logits | NDArray[np.float32] = model.forward(next_tokens, state)  # pyright: ignore[reportArgumentType]
-        else:
-            logits = model.forward(next_tokens, state)  # pyright: ignore[reportArgumentType]
-        row = logits.real[-1] if isinstance(logits, Logits) else logits[-1].astype(np.float64)
+    for _ in range(min(tokens, context + 1 - len(prompt))):
+        logits = model.forward(next_tokens, state)
         if temperature > 0:
-            token = choose(row, temperature, top_k, rng)
-        elif isinstance(logits, Logits):
-            token = int(logits.greedy()[-1])
+            token = choose(logits.real[-1].astype(np.float64), temperature, top_k, rng)
         else:
-            token = int(row.argmax())
+            token = int(logits.greedy()[-1])
         yield token
         next_tokens = np.array([token])
 

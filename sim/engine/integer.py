@@ -140,7 +140,7 @@ class IntegerState:
 
 
 @dataclass(frozen=True, eq=False)
-class Logits:
+class IntegerLogits:
     """Result of the head for a run of tokens."""
 
     sums: Ints
@@ -152,7 +152,7 @@ class Logits:
         return self.sums.argmax(axis=-1)
 
     @property
-    def real(self) -> NDArray[np.float64]:
+    def real(self) -> NDArray[np.floating]:
         """Logits as floats, for evaluation and sampling outside the model."""
         return self.fixed * 2.0**-self.fraction
 
@@ -258,7 +258,7 @@ class IntegerModel:
 
     def forward(
         self, tokens: NDArray[np.integer], state: IntegerState, trace: Trace | None = None
-    ) -> Logits:
+    ) -> IntegerLogits:
         """Logits of ``tokens``, which follow those already in ``state``.
 
         ``trace`` is filled with every named intermediate, one row a token: ``<norm>.input``,
@@ -270,7 +270,7 @@ class IntegerModel:
         tokens = check_tokens(tokens, state.length, c)
         note = {} if trace is None else trace
         span = slice(state.length, state.length + len(tokens))
-        x = requantise(self.embedding[tokens], *self.embedding_scale)
+        x = requantise(self.embedding[tokens].astype(np.int64), *self.embedding_scale)
         x = saturate(x, p.residual_bits)
         note["token_embd.out"] = x
         for index, layer in enumerate(self.layers):
@@ -304,7 +304,7 @@ class IntegerModel:
         state.length = span.stop
         codes, scale = self._norm(x, self.output_norm, "output_norm", note)
         fixed = project(codes, scale, self.output, "output", note)
-        return Logits(note["output.sums"], fixed, p.logit_fraction)
+        return IntegerLogits(note["output.sums"], fixed, p.logit_fraction)
 
     def _norm(
         self, x: Ints, norm: Norm, name: str, note: Trace, eps: Ints | None = None
@@ -437,5 +437,7 @@ def _projection(weight: Ternary, norm: Norm, fraction: int, name: str) -> Projec
 def _embedding_scale(table: Embedding, p: Precision) -> Scale:
     real = table.scale * 2.0**p.residual_fraction
     if not real < 1 << 15:
-        raise ModelError(f"the scale of token_embd, {table.scale}, is too large for its fixed point")
+        raise ModelError(
+            f"the scale of token_embd, {table.scale}, is too large for its fixed point"
+        )
     return scale_of(real)

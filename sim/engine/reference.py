@@ -25,6 +25,17 @@ class FloatState:
     length: int = 0
 
 
+@dataclass(frozen=True, eq=False)
+class FloatLogits:
+    """Result of the head for a run of tokens."""
+
+    real: Floats
+
+    def greedy(self) -> NDArray[np.int64]:
+        """Token of the largest logit of each row, the lowest among equals."""
+        return self.real.argmax(axis=-1)
+
+
 @dataclass(eq=False)
 class Reference:
     """Runs a :class:`Model` in float32."""
@@ -40,13 +51,18 @@ class Reference:
         angle = np.arange(config.context)[:, None] * rate
         self._cos, self._sin = np.cos(angle, dtype=np.float32), np.sin(angle, dtype=np.float32)
 
+    @property
+    def config(self) -> ModelConfig:
+        """Sizes of the model."""
+        return self.model.config
+
     def start(self) -> FloatState:
         """State before the first token."""
         c = self.model.config
         shape = (c.layers, c.kv_heads, c.context, c.head_dim)
         return FloatState(np.zeros(shape, np.float32), np.zeros(shape, np.float32))
 
-    def forward(self, tokens: NDArray[np.integer], state: FloatState) -> Floats:
+    def forward(self, tokens: NDArray[np.integer], state: FloatState) -> FloatLogits:
         """Logits (token, vocab) of ``tokens``, which follow those already in ``state``.
 
         Raises :class:`ModelError` when the context is full.
@@ -70,7 +86,7 @@ class Reference:
             hidden = np.maximum(gate, 0) ** 2 * up
             x = x + self._project(self._norm(hidden, layer.ffn_sub_norm), layer.ffn_down)
         state.length = span.stop
-        return self._project(self._norm(x, m.output_norm), m.output)
+        return FloatLogits(self._project(self._norm(x, m.output_norm), m.output))
 
     def _norm(self, x: Floats, gain: Floats) -> Floats:
         mean = np.mean(x * x, axis=-1, keepdims=True)
@@ -111,7 +127,9 @@ def quantise(x: Floats) -> tuple[Floats, Floats]:
     return np.clip(np.rint(x * scale), -128, 127), scale
 
 
-def check_tokens(tokens: NDArray[np.integer], length: int, config: ModelConfig) -> NDArray[np.int64]:
+def check_tokens(
+    tokens: NDArray[np.integer], length: int, config: ModelConfig
+) -> NDArray[np.int64]:
     """``tokens`` as int64; :class:`ModelError` for an id or a length the model cannot take."""
     tokens = np.asarray(tokens, dtype=np.int64).reshape(-1)
     if length + len(tokens) > config.context:

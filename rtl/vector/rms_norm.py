@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RMS norm and quantiser in one: the norm cancels in the codes and appears in the scale."""
+
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from ..config import Config, param
+from ._quantiser import Quantiser, QuantiserConfig, codes_layout, delayed, registered_tree
+from ._scale import SCALE, Scale, ScaleConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RmsNormConfig(Config):
+    lanes: int = param(8, "elements per transfer", ge=1, le=256)
+    max_len: int = param(192, "elements of the longest vector", ge=1, le=65536)
+    x_width: int = param(24, "bits of a signed element", ge=2, le=30)
+    gain_width: int = param(16, "bits of a signed gain", ge=2, le=24)
+    eps_width: int = param(56, "bits of the term added to the sum of squares", ge=1, le=61)
+    code_width: int = param(8, "bits of a signed code", ge=2, le=16)
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "default": {},
+        "tiny": {
+            "lanes": 2,
+            "max_len": 6,
+            "x_width": 5,
+            "gain_width": 3,
+            "eps_width": 4,
+            "code_width": 4,
+        },
+        "bitnet_2b": {"max_len": 2560, "lanes": 16},
+    }
+    papers: ClassVar[tuple[str, ...]] = ("BitNet b1.58, arXiv 2402.17764",)
+
+    def faults(self) -> Iterator[str]:
+        if self.max_len % self.lanes:
+            yield f"max_len must be a multiple of lanes = {self.lanes}, not {self.max_len}"
+        if self.square_width > 62:
+            yield (
+                f"2 * x_width + log2(max_len) must be at most 62, not {2 * self.x_width}"
+                f" + {ceil_log2(self.max_len)}"
+            )
+
+    @property
+    def square_width(self) -> int:
+        """Bits of the largest sum of squares and ``eps``."""
+        squares = self.max_len << 2 * (self.x_width - 1)
+        return (squares + (1 << self.eps_width) - 1).bit_length()
+
+    @property
+    def quantiser(self) -> QuantiserConfig:
+        """The two-pass core; magnitudes are those of the products with the gains."""
+        return QuantiserConfig(
+            lanes=self.lanes,
+            rows=self.max_len // self.lanes,
+            width=self.x_width + self.gain_width - 1,
+            code_width=self.code_width,
+            front=3,
+            tag_width=self.square_width,
+        )
+
+    @property
+    def scale(self) -> ScaleConfig:
+        """The unit that makes the scale."""
+        return ScaleConfig(peak_width=self.quantiser.width, square_width=self.square_width)
+
+
+class RmsNorm(wiring.Component):
+    """Normalises vectors of integers, applies gains and quantises, exactly rounded.
+
+    With ``y = x * gain``, exact, and ``peak = max |y|``: ``code = round(top * y / peak)``,
+    ``top = 2**(code_width - 1) - 1``, to nearest, ties to even, as if computed on rationals; a peak
+    of 0 gives codes 0.  The norm cancels in the codes.  It is in the scale,
+    ``peak / sqrt(sum(x**2) + eps)`` as ``mantissa * 2**-shift``: 16 bits with the top one set, or 0
+    where the peak is 0.  It is rounded in three steps, see ``Scale``; its relative error is below
+    2**-14.  The value of code ``c`` is ``c * scale`` times ``sqrt(length) / top`` and the unit of
+    the gains, constants of the layer that are left to whoever takes the codes; ``eps`` is the
+    norm's epsilon times the length in units of ``x**2``.
+
+    Vectors have 1 to ``max_len // lanes`` transfers; at that length ``last`` is implied.  All
+    elements of a transfer count: fill up with zeros.
+
+    Gains: a vector whose opening transfer has ``load`` set waits until one set of gains was taken
+    from ``gain_i``, which then holds until the next such vector.  The first vector after reset
+    always does so.  A set ends at ``last``, or at ``max_len // lanes`` transfers; ``first`` starts
+    it anew.  Elements beyond the set have gain 0.
+
+    One transfer per cycle for vectors of at least 43 transfers; shorter ones are held up by the
+    scale, of which one comes every 43 cycles.  The first codes are offered
+    ``code_width + log2(lanes) + 7`` edges after the vector's last transfer was taken, the scale
+    ``log2(lanes) + 46``.  Both streams must be taken: two vectors later the input waits for them.
+    Reset drops whatever is in flight.
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(StructLayout))`
+        ``x``: signed.  ``eps``: unsigned, heeded, as ``load``, in the transfer that opens a vector.
+        ``first``: a vector starts here, an unfinished one is dropped.  ``last``.  ``load``.
+    gain_i : :py:`In(stream.Signature(StructLayout))`
+        ``gains``: signed.  ``first``, ``last``.
+    o : :py:`Out(stream.Signature(StructLayout))`
+        ``codes``: signed.  ``first``, ``last``.
+    scale_o : :py:`Out(stream.Signature(StructLayout))`
+        ``mantissa``: unsigned.  ``shift``: signed.  One per vector.
+
+    Source: RMSNorm and activation quantiser of BitNet b1.58; fusing them is an identity over the
+    reals that open FPGA designs use.
+    """
+
+    i: stream.Interface
+    gain_i: stream.Interface
+    o: stream.Interface
+    scale_o: stream.Interface
+
+    def __init__(self, config: RmsNormConfig):
+        self.config = config
+        given = data.StructLayout({
+            "x": data.ArrayLayout(signed(config.x_width), config.lanes),
+            "eps": unsigned(config.eps_width),
+            "first": unsigned(1),
+            "last": unsigned(1),
+            "load": unsigned(1),
+        })
+        gains = data.StructLayout({
+            "gains": data.ArrayLayout(signed(config.gain_width), config.lanes),
+            "first": unsigned(1),
+            "last": unsigned(1),
+        })
+        super().__init__({
+            "i": In(stream.Signature(given)),
+            "gain_i": In(stream.Signature(gains)),
+            "o": Out(stream.Signature(codes_layout(config.code_width, config.lanes))),
+            "scale_o": Out(stream.Signature(SCALE)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.quantiser = core = Quantiser(self.config.quantiser)
+        m.submodules.scale = scale = Scale(self.config.scale)
+        wiring.connect(m, wiring.flipped(self.o), core.o)
+        wiring.connect(m, wiring.flipped(self.scale_o), scale.o)
+        m.d.comb += [
+            scale.i.valid.eq(core.peak_o.valid),
+            scale.i.p.peak.eq(core.peak_o.p.peak),
+            scale.i.p.square.eq(core.peak_o.p.tag),
+            core.peak_o.ready.eq(scale.i.ready),
+            core.first.eq(self.i.p.first),
+            core.last.eq(self.i.p.last),
+        ]
+        blocked, gains = self._gains(m, core)
+        m.d.comb += [
+            core.valid.eq(self.i.valid & ~blocked),
+            self.i.ready.eq(core.ready & ~blocked),
+        ]
+        self._products(m, core, gains)
+        self._squares(m, core)
+        return m
+
+    def _gains(self, m, core):
+        """Whether the input waits for gains, and the gains of the row taken a cycle ago."""
+        config = self.config
+        rows = config.quantiser.rows
+        m.submodules.memory = memory = Memory(
+            shape=data.ArrayLayout(signed(config.gain_width), config.lanes), depth=rows, init=[]
+        )
+        row_in, row_out = memory.write_port(), memory.read_port()
+        loaded, fetched, blocked = Signal(), Signal(), Signal()
+        at, place, length = Signal(range(rows)), Signal(range(rows)), Signal(range(rows))
+        end = self.gain_i.p.last | (place == rows - 1)
+        m.d.comb += [
+            blocked.eq(core.opens & (self.i.p.load | ~loaded) & ~fetched),
+            self.gain_i.ready.eq(self.i.valid & blocked),
+            place.eq(Mux(self.gain_i.p.first, 0, at)),
+            row_in.en.eq(self.gain_i.valid & self.gain_i.ready),
+            row_in.addr.eq(place),
+            row_in.data.eq(self.gain_i.p.gains),
+            row_out.addr.eq(core.row),
+        ]
+        with m.If(row_in.en):
+            m.d.sync += at.eq(place + 1)
+            with m.If(end):
+                m.d.sync += [at.eq(0), length.eq(place), loaded.eq(1), fetched.eq(1)]
+        with m.If(core.take):
+            m.d.sync += fetched.eq(0)
+
+        beyond = Signal(reset_less=True)
+        m.d.sync += beyond.eq(core.row > length)
+        return blocked, [
+            Mux(beyond, 0, row_out.data[lane]).as_signed() for lane in range(config.lanes)
+        ]
+
+    def _products(self, m, core, gains):
+        """Three registers: element, product with its gain, magnitude."""
+        self.x = Signal.like(self.i.p.x, name="x_in", reset_less=True)
+        m.d.sync += self.x.eq(self.i.p.x)
+        magnitudes, signs = Signal.like(core.magnitudes, reset_less=True), []
+        for lane, gain in enumerate(gains):
+            product = Signal(
+                signed(self.config.x_width + self.config.gain_width),
+                name=f"product_{lane}",
+                reset_less=True,
+            )
+            m.d.sync += product.eq(self.x[lane] * gain)
+            m.d.sync += magnitudes[lane].eq(Mux(product < 0, -product, product))
+            signs.append(product < 0)
+        x_signs = Signal(self.config.lanes, reset_less=True)
+        m.d.sync += x_signs.eq(Cat(signs))
+        m.d.comb += [core.magnitudes.eq(magnitudes), core.signs.eq(x_signs)]
+
+    def _squares(self, m, core):
+        """Sum of the squares of a vector, and its ``eps``, into the tag in time for the peak."""
+        config = self.config
+        squares = []
+        for lane in range(config.lanes):
+            square = Signal(2 * config.x_width - 1, name=f"square_{lane}", reset_less=True)
+            m.d.sync += square.eq(self.x[lane] * self.x[lane])
+            squares.append(square)
+        row = registered_tree(m, operator.add, squares, "squares")
+        cycles = config.quantiser.front + config.quantiser.levels - 1
+        flags = delayed(m, Cat(core.take, core.opens), cycles, "adds")
+        eps = Signal(config.eps_width, reset_less=True)
+        with m.If(core.take & core.opens):
+            m.d.sync += eps.eq(self.i.p.eps)
+        late = delayed(m, eps, cycles - 1, "eps", reset_less=True)
+        total = Signal(config.square_width, reset_less=True)
+        with m.If(flags[0]):
+            m.d.sync += total.eq(Mux(flags[1], late, total) + row)
+        m.d.comb += core.tag.eq(total)

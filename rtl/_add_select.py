@@ -51,7 +51,8 @@ class AddSelect(wiring.Component):
 def select(value, enable, invert):
     """``value``, its complement, or zero: ``enable ? value ^ invert : 0``, bit by bit."""
     width = len(value)
-    return (value ^ invert.replicate(width)) & enable.replicate(width)
+    bits = (value.as_unsigned() ^ invert.replicate(width)) & enable.replicate(width)
+    return bits.as_signed()
 
 
 def add_carry(a, b, carry):

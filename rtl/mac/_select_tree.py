@@ -26,6 +26,12 @@ class SelectTreeConfig(Config):
     act_width: int = param(8, "bits of one signed activation", ge=2)
     stage: int = param(2, "adder levels between registers; 0 for none", ge=0)
     select: str = param("fused", "how a lane is negated", choices=SELECTS)
+    chain: int = param(4, "lanes in series at each leaf of a fused tree", ge=2)
+
+    @property
+    def leaf(self) -> int:
+        """Lanes that one leaf sums."""
+        return min(self.chain, self.lanes) if self.select == "fused" else 2
 
     @property
     def levels(self) -> int:
@@ -34,12 +40,16 @@ class SelectTreeConfig(Config):
     @property
     def latency(self) -> int:
         """Registers from inputs to ``sum``."""
-        return self.levels // self.stage if self.stage else 0
+        at = range(ceil_log2(self.leaf), self.levels + 1)
+        return sum(self._registered(level) for level in at)
 
     @property
     def registered(self) -> bool:
         """Whether the root of this (sub)tree ends in a register."""
-        return bool(self.stage) and self.levels % self.stage == 0
+        return self._registered(self.levels)
+
+    def _registered(self, level: int) -> bool:
+        return bool(self.stage) and level % self.stage == 0
 
     @property
     def sum_width(self) -> int:
@@ -71,8 +81,12 @@ class SelectTree(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        build = self._leaf if self.config.lanes == 2 else self._node
-        total, pending = build(m, platform)
+        if self.config.lanes > self.config.leaf:
+            total, pending = self._node(m, platform)
+        elif self.config.select == "fused":
+            total, pending = self._chain(m, platform)
+        else:
+            total, pending = self._pair()
         if self.config.registered:
             x_sum = Signal.like(self.sum, reset_less=True)
             x_pending = Signal(reset_less=True)
@@ -82,9 +96,12 @@ class SelectTree(wiring.Component):
         m.d.comb += [self.sum.eq(total), self.pending.eq(pending)]
         return m
 
-    def _leaf(self, m: Module, platform):
-        a, b = (self.acts.word_select(lane, self.config.act_width).as_signed() for lane in (0, 1))
-        v, w = (self.weights.word_select(lane, 2) for lane in (0, 1))
+    def _lane(self, lane: int):
+        act = self.acts.word_select(lane, self.config.act_width).as_signed()
+        return act, self.weights.word_select(lane, 2)
+
+    def _pair(self):
+        (a, v), (b, w) = self._lane(0), self._lane(1)
         match self.config.select:
             case "mux":
                 terms = [Mux(w == 1, x, Mux(w == 3, -x, 0)) for x, w in ((a, v), (b, w))]
@@ -92,19 +109,25 @@ class SelectTree(wiring.Component):
             case "unsigned":
                 terms = [Mux(w == 0, x, Mux(w == 1, x << 1, 0)) for x, w in ((a, v), (b, w))]
                 return terms[0] + terms[1], 0
-            case "invert":
-                terms = [select(x, w[0], w[1]) for x, w in ((a, v), (b, w))]
-                return add_carry(*terms, v[1]), w[1]
-        add = AddSelect(AddSelectConfig(width=self.config.act_width))
-        m.submodules.add = once(platform, add)
-        m.d.comb += [
-            add.a.eq(select(a, v[0], v[1])),
-            add.carry.eq(v[1]),
-            add.b.eq(b),
-            add.enable.eq(w[0]),
-            add.invert.eq(w[1]),
-        ]
-        return add.y, w[1]
+        return add_carry(select(a, v[0], v[1]), select(b, w[0], w[1]), v[1]), w[1]
+
+    def _chain(self, m: Module, platform):
+        """One lane in LUTs, the others each inside the carry chain that adds it."""
+        act, weight = self._lane(0)
+        total, pending = select(act, weight[0], weight[1]), weight[1]
+        for lane in range(1, self.config.leaf):
+            act, weight = self._lane(lane)
+            add = AddSelect(AddSelectConfig(width=self.config.act_width + ceil_log2(lane)))
+            m.submodules[f"add_{lane}"] = once(platform, add)
+            m.d.comb += [
+                add.a.eq(total),
+                add.carry.eq(pending),
+                add.b.eq(act),
+                add.enable.eq(weight[0]),
+                add.invert.eq(weight[1]),
+            ]
+            total, pending = add.y, weight[1]
+        return total, pending
 
     def _node(self, m: Module, platform):
         half = SelectTreeConfig.of({**self.config.values(), "lanes": self.config.lanes // 2})

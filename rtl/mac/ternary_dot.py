@@ -22,6 +22,7 @@ class TernaryDotConfig(Config):
     act_width: int = param(8, "bits of one signed activation", ge=2, le=16)
     stage: int = param(2, "adder levels between pipeline registers; 0 for none", ge=0, le=12)
     select: str = param("fused", "how a lane is negated", choices=SELECTS)
+    chain: int = param(4, "lanes in series at each leaf of a fused tree, a power of two", ge=2, le=16)
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
@@ -39,6 +40,8 @@ class TernaryDotConfig(Config):
     def faults(self) -> Iterator[str]:
         if self.lanes & (self.lanes - 1):
             yield f"lanes must be a power of two, not {self.lanes}"
+        if self.chain & (self.chain - 1):
+            yield f"chain must be a power of two, not {self.chain}"
 
     @property
     def sum_width(self) -> int:
@@ -48,7 +51,11 @@ class TernaryDotConfig(Config):
     @property
     def tree(self) -> SelectTreeConfig:
         return SelectTreeConfig(
-            lanes=self.lanes, act_width=self.act_width, stage=self.stage, select=self.select
+            lanes=self.lanes,
+            act_width=self.act_width,
+            stage=self.stage,
+            select=self.select,
+            chain=self.chain,
         )
 
     @property

@@ -28,6 +28,7 @@ class TernaryGemvConfig(Config):
     weight_words: int = param(1024, "resident words of k_lanes * n_lanes weights", ge=1, le=1 << 20)
     stage: int = param(2, "adder levels between pipeline registers; 0 for none", ge=0, le=12)
     select: str = param("fused", "how a lane is negated", choices=("fused", "invert", "mux"))
+    chain: int = param(4, "lanes in series at each leaf of a fused tree, a power of two", ge=2, le=16)
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
@@ -44,6 +45,8 @@ class TernaryGemvConfig(Config):
     def faults(self) -> Iterator[str]:
         if self.k_lanes & (self.k_lanes - 1):
             yield f"k_lanes must be a power of two, not {self.k_lanes}"
+        if self.chain & (self.chain - 1):
+            yield f"chain must be a power of two, not {self.chain}"
         if self.max_k % self.k_lanes:
             yield f"max_k must be a multiple of k_lanes ({self.k_lanes}), not {self.max_k}"
         elif self.acc_width > self.sum_width:
@@ -75,7 +78,11 @@ class TernaryGemvConfig(Config):
     @property
     def tree(self) -> SelectTreeConfig:
         return SelectTreeConfig(
-            lanes=self.k_lanes, act_width=self.act_width, stage=self.stage, select=self.select
+            lanes=self.k_lanes,
+            act_width=self.act_width,
+            stage=self.stage,
+            select=self.select,
+            chain=self.chain,
         )
 
     @property

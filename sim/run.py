@@ -120,13 +120,15 @@ def simulate(
     transfers: int = 10_000,
     modes: Sequence[str] = MODES,
     simulator: str = "verilator",
+    inputs: Streams | None = None,
     sources: Sequence[Path] | None = None,
     waves: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Outcome:
     """Run the generic bench, and the block's own where it has one, on ``design``.
 
-    ``sources`` replaces the emitted Verilog by other files with the same top module and ports, as
+    ``inputs`` replaces the block's stimulus, and then ``transfers`` does not count.  ``sources``
+    replaces the emitted Verilog by other files with the same top module and ports, as
     for a netlist.  The run's folder (plan, log, result) is ``cache/runs/...``; with ``waves`` it
     holds all signals in ``dump.vcd`` too.
 
@@ -149,6 +151,7 @@ def simulate(
         "config": design.config,
         "seed": seed,
         "transfers": transfers,
+        "inputs": None if inputs is None else _saved(inputs, folder / "inputs.npz"),
         "modes": list(modes),
         "result": str(folder / "result.json"),
     }
@@ -178,6 +181,18 @@ def simulate(
     if not generic and len(outcome) < len(modes):
         raise ToolFailed(_last_error(folder / "run.log"), folder / "run.log")
     return Outcome(design.block, design.config, simulator, seed, outcome, folder, benches)
+
+
+def _saved(inputs: Streams, path: Path) -> str:
+    import numpy as np
+
+    arrays = {
+        f"{stream}/{part}": values
+        for stream, parts in inputs.items()
+        for part, values in parts.items()
+    }
+    np.savez(path, allow_pickle=False, **arrays)
+    return str(path)
 
 
 def _build(

@@ -85,7 +85,7 @@ def unpack_trits(codes: NDArray[np.uint8], count: int) -> NDArray[np.int8]:
     wrong = np.flatnonzero(codes > LAST_CODE)
     if wrong.size:
         raise ValueError(f"code {codes[wrong[0]]} at index {wrong[0]} is above {LAST_CODE}")
-    trits = _DIGITS[codes].reshape(-1)
+    trits = _DIGITS.take(codes, axis=0).reshape(-1)
     if trits[count:].any():
         raise ValueError(f"code {codes[-1]} at index {codes.size - 1} is not filled with zeros")
     return trits[:count]

@@ -6,8 +6,10 @@ Needs torch and matplotlib (``pip install 'atriplex[train]'``), both imported wh
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,8 +38,8 @@ class TrainConfig:
 
     AdamW; the learning rate rises over ``warmup`` steps, stays, and falls linearly to 0 over the
     last ``decay`` of the steps, and weight decay ends where the fall begins (the two stages of
-    BitNet b1.58). Batches are ``batch`` windows of the model's context. ``threads`` 0 leaves the
-    choice to torch.
+    BitNet b1.58). Batches are ``batch`` windows of the model's context, worked on in ``threads``
+    parts at a time, one thread each (0: one for every processor); that changes the last bits.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -123,8 +125,6 @@ def fit(
 
     name = "ternary" if quantise else "float"
     steps = config.steps if quantise else config.float_steps
-    if config.threads:
-        torch.set_num_threads(config.threads)
     torch.manual_seed(seed)
     net = Net(config.model, quantise=quantise)
     optimiser = torch.optim.AdamW(
@@ -149,7 +149,21 @@ def fit(
         seconds = state["seconds"]
     length = config.model.context
     inputs, targets = _held_out(torch, corpus, length)
+    parameters = list(net.parameters())
+    threads = min(config.threads or os.cpu_count() or 1, config.batch)
+
+    def gradients(rows: Any) -> tuple[Any, float]:
+        """Gradients of a part of the batch, as its share of the mean loss, and that share."""
+        logits = net(rows[:, :-1]).flatten(0, 1)
+        loss = torch.nn.functional.cross_entropy(logits, rows[:, 1:].flatten())
+        loss = loss * (len(rows) / config.batch)
+        return torch.autograd.grad(loss, parameters), loss.item()
+
     total, last, began = 0.0, first, time.monotonic()
+    # Parts of a batch in threads of their own wait for each other once a step, those of an
+    # operator at every operator: on a busy machine that is several times slower.
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     for step in range(first, steps):
         rate = config.rate(step, steps)
         for group in optimiser.param_groups:
@@ -157,17 +171,17 @@ def fit(
         falling = step >= steps - config.fall(steps)
         optimiser.param_groups[0]["weight_decay"] = 0.0 if falling else config.weight_decay
         windows = torch.from_numpy(corpus.batch(seed, step, config.batch, length))
-        logits = net(windows[:, :-1])
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP)
+        parts = list(pool.map(gradients, windows.tensor_split(threads)))
+        for index, parameter in enumerate(parameters):
+            parameter.grad = sum(part[index] for part, _ in parts)
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        total += loss.item()
+        total += sum(loss for _, loss in parts)
         done = step + 1
         record: dict[str, Any] = {"model": name, "step": done, "steps": steps, "rate": rate}
         if done % config.eval_every == 0 or done == steps:
-            held_out = _loss(torch, net, inputs, targets, config.batch)
+            held_out = _loss(torch, net, inputs, targets, pool)
             if held_out < best:
                 best = held_out
                 weights = {key: value.clone() for key, value in net.state_dict().items()}
@@ -294,13 +308,15 @@ def _held_out(torch: Any, corpus: Corpus, length: int) -> tuple[Any, Any]:
     return torch.from_numpy(inputs), torch.from_numpy(targets)
 
 
-def _loss(torch: Any, net: Any, inputs: Any, targets: Any, batch: int) -> float:
+def _loss(torch: Any, net: Any, inputs: Any, targets: Any, pool: ThreadPoolExecutor) -> float:
     """Mean cross entropy over all targets, in nats."""
-    total = 0.0
-    with torch.no_grad():
-        for at in range(0, len(inputs), batch):
-            logits = net(inputs[at : at + batch])
-            total += torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1), targets[at : at + batch].flatten(), reduction="sum"
+
+    def part(rows: tuple[Any, Any]) -> float:
+        with torch.no_grad():
+            logits = net(rows[0]).flatten(0, 1)
+            return torch.nn.functional.cross_entropy(
+                logits, rows[1].flatten(), reduction="sum"
             ).item()
-    return total / int((targets >= 0).sum())
+
+    parts = pool.map(part, zip(inputs.split(16), targets.split(16), strict=True))
+    return sum(parts) / int((targets >= 0).sum())

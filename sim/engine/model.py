@@ -137,8 +137,9 @@ class Model:
         config = self.config
         if len(self.layers) != config.layers:
             raise ModelError(f"the model has {len(self.layers)} layers, not {config.layers}")
+        shapes = expected_shapes(config)
         for name, tensor in self.tensors().items():
-            shape = expected_shapes(config)[name]
+            shape = shapes[name]
             values = tensor if isinstance(tensor, np.ndarray) else _values(tensor)
             if values.shape != shape:
                 raise ModelError(f"tensor {name} has shape {values.shape}, not {shape}")

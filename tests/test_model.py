@@ -1,0 +1,763 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The language model: vocabulary, packed file, golden models, generation, training."""
+
+import hashlib
+import json
+import math
+import struct
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from atriplex.gen.model import bpe, card, corpus, evaluate, packed
+from atriplex.gen.model import generate as text_generate
+from atriplex.gen.model import train as training
+from atriplex.sim import _fixed as fixed
+from atriplex.sim.engine.generate import choose, generate, layer_activations
+from atriplex.sim.engine.integer import IntegerModel, Precision, exp2_table, gated
+from atriplex.sim.engine.model import (
+    Embedding,
+    Model,
+    ModelConfig,
+    ModelError,
+    Ternary,
+    expected_shapes,
+)
+from atriplex.sim.engine.reference import Reference
+
+# Written for this test; no training text is part of the project.
+TALE = """\
+There was once a young miller who had a mill and no corn to grind in it. Every morning he went down
+to the river, and every morning the water said, "Wait a little longer, and you shall see." So he
+waited, and his coat grew thin, and the mice in the mill grew thinner.
+One day an old woman came over the bridge with a sack upon her back. "Good day, grandmother," said
+the miller, "what have you in your sack?" "Nothing but wind," said she, "but if you will grind it
+for me I will give you half." The miller laughed, but he took the sack and poured the wind between
+the stones, and out came the whitest flour that ever was seen in the kingdom.
+Then the king heard of it, and sent his three daughters to fetch a loaf. The eldest came in a coach
+of gold, the second came upon a horse, but the youngest walked all the way, and she was the first to
+find the door.
+"""
+
+TINY = ModelConfig(
+    dim=12, layers=2, heads=4, kv_heads=2, head_dim=4, hidden=18, vocab=97, context=10
+)
+
+
+def random_model(config: ModelConfig, seed: int = 0) -> Model:
+    rng = np.random.default_rng(seed)
+    tensors: dict[str, Any] = {}
+    for name, shape in expected_shapes(config).items():
+        if name == "token_embd.weight":
+            tensors[name] = Embedding(rng.integers(-127, 128, shape).astype(np.int8), 0.011)
+        elif len(shape) == 1:
+            tensors[name] = (1 + 0.4 * rng.normal(size=shape)).astype(np.float32)
+        else:
+            tensors[name] = Ternary(rng.integers(-1, 2, shape).astype(np.int8), 0.06)
+    return Model.from_tensors(config, tensors)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> packed.ModelFile:
+    return packed.load(text_generate.shipped())
+
+
+@pytest.fixture(scope="module")
+def compiled(shipped: packed.ModelFile) -> IntegerModel:
+    return IntegerModel.compile(shipped.model)
+
+
+# Fixed point ---------------------------------------------------------------------------------
+
+
+def numbers(rng: np.random.Generator, bits: int, count: int = 400) -> list[int]:
+    """Non-negative numbers of all lengths, and the neighbours of all powers of two."""
+    powers = [(1 << bit) + step for bit in range(1, bits) for step in (-1, 0, 1)]
+    return [0, *powers, *(int(rng.integers(1 << rng.integers(1, bits))) for _ in range(count))]
+
+
+def nearest(value: Fraction, ties: str) -> int:
+    return round(value) if ties == "even" else math.floor(value + Fraction(1, 2))
+
+
+def test_division_rounds_to_nearest_even() -> None:
+    rng = np.random.default_rng(0)
+    tops, bottoms = numbers(rng, 61), [1, 2, 3, 4, 6, 127, 254, 1 << 40, (1 << 60) + 2]
+    for bottom in bottoms:
+        for sign in (1, -1):
+            got = fixed.round_half_even_div(np.array(tops) * sign, bottom)
+            assert got.tolist() == [nearest(Fraction(sign * top, bottom), "even") for top in tops]
+
+
+def test_shift_rounds_ties_upwards_and_far_shifts_give_zero() -> None:
+    values = np.array([-7, -6, -5, -2, 0, 2, 5, 6, 7, 1 << 60])
+    for shift in (0, 1, 2, 3, 60, 61):
+        expected = [nearest(Fraction(int(v), 1 << shift), "up") for v in values]
+        assert fixed.round_shift(values, shift).tolist() == expected
+    assert fixed.round_shift(values, 500).tolist() == [0] * len(values)
+
+
+def test_lengths_and_roots_are_exact() -> None:
+    values = numbers(np.random.default_rng(1), 61)
+    assert fixed.bit_length(np.array(values)).tolist() == [v.bit_length() for v in values]
+    squares = [root * root + step for root in range(1, 3000, 7) for step in (-1, 0, 1)]
+    for some in (values, squares, [v * v for v in range(1 << 30, (1 << 30) + 9)]):
+        assert fixed.isqrt(np.array(some)).tolist() == [math.isqrt(v) for v in some]
+
+
+def test_normalised_scales_are_within_half_a_unit() -> None:
+    values = numbers(np.random.default_rng(2), 61)
+    mantissas, shifts = fixed.normalise(np.array(values))
+    for value, mantissa, shift in zip(values, mantissas.tolist(), shifts.tolist(), strict=True):
+        if not value:
+            assert mantissa == 0
+            continue
+        assert 1 << 15 <= mantissa < 1 << 16
+        assert abs(Fraction(mantissa) / Fraction(2) ** shift - value) <= Fraction(value, 1 << 16)
+
+
+def test_scale_arithmetic_is_close_to_real_arithmetic() -> None:
+    rng = np.random.default_rng(3)
+    ones = fixed.normalise(rng.integers(1, 1 << 50, 500))
+    others = fixed.normalise(rng.integers(1, 1 << 20, 500))
+    real = [s[0] * 2.0 ** -s[1] for s in (ones, others)]
+    for got, expected in (
+        (fixed.product(ones, others), real[0] * real[1]),
+        (fixed.quotient(ones, others), real[0] / real[1]),
+    ):
+        assert ((got[0] >= 1 << 15) & (got[0] < 1 << 16)).all()
+        np.testing.assert_allclose(got[0] * 2.0 ** -got[1], expected, rtol=2.0**-15)
+    values = np.array([value for value in numbers(rng, 60) if value])
+    roots, shifts = fixed.root(values)
+    assert ((roots >= 1 << 15) & (roots < 1 << 16)).all()
+    np.testing.assert_allclose(roots * 2.0**-shifts, np.sqrt(values), rtol=2.0**-14)
+    for value in (1e-9, 0.3, 0.99999999, 1.0, 77.7):
+        mantissa, shift = fixed.scale_of(value)
+        assert 1 << 15 <= mantissa < 1 << 16
+        assert abs(mantissa * 2.0**-shift - value) <= value * 2.0**-16
+
+
+def test_exponential_table_error_is_within_the_stated_bound() -> None:
+    below = np.arange(0, 20 << 8)
+    table = exp2_table(8)
+    got = fixed.round_shift(table[below & 255], below >> 8)
+    assert np.abs(got - 2.0 ** (15 - below / 256)).max() <= 1.0
+    assert got[0] == 1 << 15
+
+
+def test_gate_is_exact_up_to_one_rounding() -> None:
+    rng = np.random.default_rng(4)
+    gate, up = (rng.integers(-(1 << 17) + 1, 1 << 17, (50, 30)) for _ in range(2))
+    gate[0], up[0] = (1 << 17) - 1, -(1 << 17) + 1
+    gate[1] = -1
+    got, shifts = gated(gate, up, 16)
+    assert np.abs(got).max() < 1 << 15
+    assert not got[1].any()
+    for row in range(50):
+        exact = [max(int(g), 0) ** 2 * int(u) for g, u in zip(gate[row], up[row], strict=True)]
+        unit = 1 << int(shifts[row])
+        assert got[row].tolist() == [nearest(Fraction(value, unit), "up") for value in exact]
+
+
+# Vocabulary ----------------------------------------------------------------------------------
+
+
+def test_every_ascii_text_comes_back(shipped: packed.ModelFile) -> None:
+    rng = np.random.default_rng(0)
+    noise = "".join(rng.choice(list(bpe.ALPHABET), 5000))
+    for text in ("", " ", "\n\n  \n", bpe.ALPHABET, TALE, noise):
+        ids = shipped.tokenizer.encode(text)
+        assert shipped.tokenizer.decode(ids) == text
+        assert 0 not in ids
+    assert len(shipped.tokenizer.encode(TALE)) < len(TALE) / 2
+
+
+def test_characters_outside_the_vocabulary_are_named_with_their_position() -> None:
+    tokenizer = bpe.Tokenizer(())
+    for text, place in (("caf\u00e9", "'\u00e9' at position 3"), ("\t", "'\\t' at position 0")):
+        with pytest.raises(bpe.TokenizerError) as error:
+            tokenizer.encode(text)
+        assert place in str(error.value)
+    with pytest.raises(bpe.TokenizerError, match=r"token 97 at position 1 is not in 0\.\.96"):
+        tokenizer.decode([1, 97])
+
+
+def test_vocabulary_training_is_deterministic_and_keeps_to_words() -> None:
+    one, other = bpe.train(TALE, 160), bpe.train(TALE, 160)
+    assert one == other and len(one) == 160
+    for piece in one.pieces[97:]:
+        assert len(bpe.WORDS.findall(piece)) == 1
+    # "the" is by far the most frequent word: its pairs come first
+    assert " the" in one.pieces[97:105]
+    with pytest.raises(bpe.TokenizerError, match="repeats too few pairs"):
+        bpe.train("ab ab", 120)
+
+
+def test_merges_apply_in_the_order_they_were_learnt() -> None:
+    a, b, c = (1 + bpe.ALPHABET.index(char) for char in "abc")
+    first_right = bpe.Tokenizer(((b, c), (a, b), (a, 97)))
+    assert first_right.encode("abc") == [99]
+    first_left = bpe.Tokenizer(((a, b), (b, c)))
+    assert first_left.encode("abc") == [97, c]
+    with pytest.raises(bpe.TokenizerError, match="merge 0 joins"):
+        bpe.Tokenizer(((1, 97),))
+
+
+# Packed file ---------------------------------------------------------------------------------
+
+
+def test_all_codes_and_all_lengths_of_trits_come_back() -> None:
+    codes = np.arange(243, dtype=np.uint8)
+    trits = packed.unpack_trits(codes, 5 * 243)
+    assert packed.pack_trits(trits).tolist() == codes.tolist()
+    for code in range(243):
+        digits = (trits[5 * code : 5 * code + 5] + 1).tolist()
+        assert sum(digit * 3**place for place, digit in enumerate(digits)) == code
+    rng = np.random.default_rng(0)
+    for count in range(25):
+        some = rng.integers(-1, 2, count).astype(np.int8)
+        assert packed.unpack_trits(packed.pack_trits(some), count).tolist() == some.tolist()
+
+
+def test_what_is_no_trit_is_refused_with_its_index() -> None:
+    with pytest.raises(ValueError, match="value 2 at index 3 is not a trit"):
+        packed.pack_trits(np.array([0, 1, -1, 2], np.int8))
+    for code in range(243, 256):
+        with pytest.raises(ValueError, match=f"code {code} at index 1 is above 242"):
+            packed.unpack_trits(np.array([0, code], np.uint8), 10)
+    with pytest.raises(ValueError, match="not filled with zeros"):
+        packed.unpack_trits(np.array([0], np.uint8), 4)
+
+
+def tiny_file() -> packed.ModelFile:
+    return packed.ModelFile(random_model(TINY), bpe.Tokenizer(()), {"name": "tiny"})
+
+
+def equal(one: Model, other: Model) -> bool:
+    def parts(model: Model) -> list[bytes]:
+        kept = []
+        for tensor in model.tensors().values():
+            values: Any = tensor
+            if isinstance(tensor, Ternary):
+                values = tensor.trits
+            elif isinstance(tensor, Embedding):
+                values = tensor.codes
+            scale = np.float32(getattr(tensor, "scale", 0)).tobytes()
+            kept.append(scale + str(values.shape).encode() + values.tobytes())
+        return kept
+
+    return one.config == other.config and parts(one) == parts(other)
+
+
+def test_a_saved_model_comes_back_and_saving_is_deterministic(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.atx"
+    packed.save(path, tiny_file())
+    first = path.read_bytes()
+    back = packed.load(path)
+    assert equal(back.model, tiny_file().model)
+    assert back.tokenizer == tiny_file().tokenizer and back.meta == {"name": "tiny"}
+    packed.save(path, back)
+    assert path.read_bytes() == first
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def sign(text: bytes, body: bytes, **fields: Any) -> bytes:
+    """A file with a right checksum, so that only the fault under test is met."""
+    text += b" " * (-(packed.PREAMBLE.size + len(text)) % 4)
+    values = {
+        "magic": packed.MAGIC,
+        "version": packed.VERSION,
+        "zero": 0,
+        "header": len(text),
+        "payload": len(body),
+        "digest": hashlib.sha256(text + body).digest(),
+    } | fields
+    return packed.PREAMBLE.pack(*values.values()) + text + body
+
+
+def parts(contents: bytes) -> tuple[dict[str, Any], bytearray]:
+    size = packed.PREAMBLE.unpack_from(contents)[3]
+    at = packed.PREAMBLE.size
+    return json.loads(contents[at : at + size]), bytearray(contents[at + size :])
+
+
+def resign(change: Callable[[dict[str, Any], bytearray], Any], **fields: Any) -> bytes:
+    header, payload = parts(packed.encode(tiny_file()))
+    change(header, payload)
+    return sign(json.dumps(header).encode(), bytes(payload), **fields)
+
+
+def offset(header: dict[str, Any], name: str) -> int:
+    return next(entry["offset"] for entry in header["tensors"] if entry["name"] == name)
+
+
+def set_float(name: str, value: float) -> Callable[[dict[str, Any], bytearray], None]:
+    return lambda header, payload: struct.pack_into("<f", payload, offset(header, name), value)
+
+
+def set_code(header: dict[str, Any], payload: bytearray) -> None:
+    payload[offset(header, "blk.1.attn_v.weight") + 4 + 6] = 250
+
+
+def set_tensor(**fields: Any) -> Callable[[dict[str, Any], bytearray], None]:
+    return lambda header, payload: header["tensors"][2].update(fields)
+
+
+@pytest.mark.parametrize(
+    ("contents", "sentence"),
+    [
+        (b"", "offset 0: expected the magic"),
+        (b"GGUF" + bytes(100), "offset 0: expected the magic b'ATX\\x00', found b'GGUF'"),
+        (packed.MAGIC, "offset 4: expected 52 bytes of preamble"),
+        (resign(lambda h, p: None, version=7), "offset 4: expected version 1, found 7"),
+        (resign(lambda h, p: None, zero=1), "offset 6: expected 0, found 1"),
+        (resign(lambda h, p: None, header=1 << 31), "bytes of header, found 2147483648"),
+        (resign(lambda h, p: None, payload=1 << 60), "all that is left, found 1152921504606846976"),
+        (packed.encode(tiny_file())[:-1], "offset 12: expected"),
+        (packed.encode(tiny_file()) + b"\0", "offset 12: expected"),
+        (resign(lambda h, p: None, digest=bytes(32)), "offset 20: expected the SHA-256"),
+        (sign(b"{", b""), "offset 52: expected a JSON header"),
+        (sign(b"[]", b""), "a header with 'config' as dict"),
+        (sign(b"[" * 100000, b""), "offset 52: expected a JSON header"),
+        (resign(lambda h, p: h.pop("merges")), "a header with 'merges' as list"),
+        (resign(lambda h, p: h["config"].update(dim="12")), "dim must be a whole number"),
+        (resign(lambda h, p: h["config"].update(color=1)), "expected a model configuration"),
+        (resign(lambda h, p: h["config"].update(layers=1 << 20)), "tensors for 1048576 layers"),
+        (resign(lambda h, p: h["config"].update(hidden=1 << 20)), "found"),
+        (resign(lambda h, p: h["config"].update(vocab=98)), "expected 98 pieces"),
+        (resign(lambda h, p: h["merges"].append([1])), "expected pairs of pieces"),
+        (resign(lambda h, p: h["merges"].append([1, 500])), "expected pairs of pieces"),
+        (resign(set_tensor(name="x")), "tensor blk.0.attn_q.weight with {'name': "),
+        (resign(set_tensor(shape=[12, 12])), "'shape': [16, 12]}, found {'shape': [12, 12]}"),
+        (resign(set_tensor(offset=1 << 40)), "found {'offset': 1099511627776}"),
+        (resign(set_tensor(encoding="int8")), "found {'encoding': 'int8'}"),
+        (resign(set_tensor(extra=1)), "tensor blk.0.attn_q.weight"),
+        (resign(lambda h, p: h["tensors"].pop()), "expected 25 tensors for 2 layers, found 24"),
+        (resign(lambda h, p: p.extend(bytes(4))), "the end of the file, found 4 more bytes"),
+        (resign(lambda h, p: p.__delitem__(slice(-9, None))), "bytes of tensor output.weight"),
+        (resign(set_float("token_embd.weight", math.nan)), "above 0 for tensor token_embd"),
+        (
+            resign(set_float("blk.0.attn_k.weight", math.inf)),
+            "above 0 for tensor blk.0.attn_k",
+        ),
+        (resign(set_float("output.weight", -1.0)), "scale above 0 for tensor output"),
+        (resign(set_float("output_norm.weight", math.nan)), "finite values in tensor output_norm"),
+        (resign(set_code), "blk.1.attn_v.weight, found code 250 at index 6 is above 242"),
+    ],
+)
+def test_a_corrupt_file_is_refused_in_one_sentence(contents: bytes, sentence: str) -> None:
+    began = time.perf_counter()
+    with pytest.raises(packed.ModelFileError) as error:
+        packed.decode(contents, "bad.atx")
+    assert time.perf_counter() - began < 1
+    message = str(error.value)
+    assert sentence in message
+    assert message.startswith("bad.atx: offset ") and "expected" in message and "\n" not in message
+
+
+def test_every_truncation_and_every_flipped_bit_is_noticed() -> None:
+    contents = packed.encode(tiny_file())
+    for size in range(0, len(contents), 13):
+        with pytest.raises(packed.ModelFileError):
+            packed.decode(contents[:size])
+    for place in range(0, len(contents), 7):
+        flipped = bytearray(contents)
+        flipped[place] ^= 1 << place % 8
+        with pytest.raises(packed.ModelFileError):
+            packed.decode(bytes(flipped))
+
+
+def test_contents_that_a_file_cannot_hold_are_refused(tmp_path: Path) -> None:
+    file = tiny_file()
+    with pytest.raises(ValueError, match="the vocabulary has 98 pieces, the model 97"):
+        packed.encode(replace(file, tokenizer=bpe.Tokenizer(((1, 2),))))
+    file.model.layers[1].ffn_up.trits[2, 3] = 2
+    with pytest.raises(ValueError, match=r"tensor blk\.1\.ffn_up\.weight: value 2 at index 27"):
+        packed.save(tmp_path / "bad.atx", file)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(packed.ModelFileError, match="offset 0: expected a file"):
+        packed.load(tmp_path / "none.atx")
+    with pytest.raises(ModelError, match=r"tensor output_norm\.weight has shape"):
+        replace(file.model, output_norm=np.ones(3, np.float32))
+
+
+# Golden models -------------------------------------------------------------------------------
+
+
+def by_hand(model: IntegerModel, tokens: list[int]) -> list[list[int]]:
+    """The head's sums, from docs/model.md, in Python integers, one number at a time."""
+    c, p = model.config, model.precision
+
+    def norm16(value: int) -> tuple[int, int]:
+        shift = 16 - value.bit_length()
+        if shift >= 0:
+            return value << shift, shift
+        mantissa = nearest(Fraction(value, 1 << -shift), "up")
+        return (mantissa >> 1, shift - 1) if mantissa >> 16 else (mantissa, shift)
+
+    def times(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+        mantissa, shift = norm16(one[0] * other[0])
+        return mantissa, shift + one[1] + other[1]
+
+    def over(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+        mantissa, shift = norm16(round(Fraction(one[0] << 16, other[0])))
+        return mantissa, shift + 16 + one[1] - other[1]
+
+    def scaled(value: int, scale: tuple[int, int]) -> int:
+        return nearest(value * scale[0] * Fraction(1, 1 << scale[1]), "up") if scale[0] else 0
+
+    def clip(value: int, bits: int) -> int:
+        top = (1 << bits - 1) - 1
+        return max(-top, min(top, value))
+
+    def codes(values: list[int], top: int = 127) -> tuple[list[int], int]:
+        peak = max(map(abs, values))
+        return [round(Fraction(top * v, peak)) if peak else 0 for v in values], peak
+
+    def normed(x: list[int], norm: Any, eps: int) -> tuple[list[int], tuple[int, int]]:
+        q, peak = codes([v * int(g) for v, g in zip(x, norm.gain, strict=True)])
+        square = sum(v * v for v in x) + eps
+        even = 32 - square.bit_length() - (32 - square.bit_length()) % 2
+        root = math.isqrt(square << even if even >= 0 else square >> -even)
+        return q, over(norm16(peak), (root, even // 2))
+
+    def linear(q: list[int], scale: tuple[int, int], weight: Any, bits: int) -> list[int]:
+        factor = times(scale, weight.scale)
+        sums = [sum(int(w) * v for w, v in zip(r, q, strict=True)) for r in weight.trits]
+        return [clip(scaled(total, factor), bits) for total in sums]
+
+    def rotate(x: list[int], place: int) -> list[int]:
+        half = c.head_dim // 2
+        out = []
+        for at in range(c.head_dim):
+            cos, sin = (int(table[place, at % half]) for table in model.rope)
+            low, high = x[at % half], x[at % half + half]
+            turned = low * cos - high * sin if at < half else low * sin + high * cos
+            unit = 1 << p.rope_fraction
+            out.append(clip(nearest(Fraction(turned, unit), "up"), p.activation_bits))
+        return out
+
+    def heads(x: list[int]) -> list[list[int]]:
+        return [x[at : at + c.head_dim] for at in range(0, len(x), c.head_dim)]
+
+    cache: list[list[Any]] = [[] for _ in model.layers]
+    results = []
+    for place, token in enumerate(tokens):
+        x = [scaled(int(code), model.embedding_scale) for code in model.embedding[token]]
+        for layer, past in zip(model.layers, cache, strict=True):
+            w, n = layer.projections, layer.norms
+            q, scale = normed(x, n["attn_norm"], n["attn_norm"].eps)
+            wide = p.activation_bits
+            qs, ks, vs = (
+                heads(linear(q, scale, w[f"attn_{name}"], wide)) for name in ("q", "k", "v")
+            )
+            past.append((
+                [codes(rotate(k, place)) for k in ks],
+                [codes(v) for v in vs],
+            ))
+            mixed: list[int] = []
+            for index, raw in enumerate(qs):
+                query, peak = codes(rotate(raw, place))
+                group = index // (c.heads // c.kv_heads)
+                factor = times(norm16(peak), model.score_scale)
+                scores = []
+                for keys, _ in past:
+                    key, key_peak = keys[group]
+                    dot = sum(a * b for a, b in zip(query, key, strict=True))
+                    scores.append(scaled(dot * key_peak, factor))
+                chances = []
+                for score in scores:
+                    below = max(scores) - score
+                    entry = round(2 ** (15 - (below % 256) / 256))
+                    chances.append(nearest(Fraction(entry, 1 << below // 256), "up"))
+                values = [value[group] for _, value in past]
+                weights = [a * v[1] for a, v in zip(chances, values, strict=True)]
+                mixing, largest = codes(weights)
+                factor = times(over(norm16(largest), norm16(sum(chances))), model.mix_scale)
+                for at in range(c.head_dim):
+                    dot = sum(a * v[0][at] for a, v in zip(mixing, values, strict=True))
+                    mixed.append(clip(scaled(dot, factor), wide))
+            q, scale = normed(mixed, n["attn_sub_norm"], n["attn_sub_norm"].eps)
+            add = linear(q, scale, w["attn_output"], 64)
+            x = [clip(a + b, p.residual_bits) for a, b in zip(x, add, strict=True)]
+            q, scale = normed(x, n["ffn_norm"], n["ffn_norm"].eps)
+            gate, up = (linear(q, scale, w[name], wide) for name in ("ffn_gate", "ffn_up"))
+            hidden = [max(g, 0) ** 2 * u for g, u in zip(gate, up, strict=True)]
+            shift = max(0, max(map(abs, hidden)).bit_length() - (p.hidden_bits - 2))
+            hidden = [nearest(Fraction(h, 1 << shift), "up") for h in hidden]
+            eps = max(n["ffn_sub_norm"].eps >> 2 * shift, 1)
+            q, scale = normed(hidden, n["ffn_sub_norm"], eps)
+            add = linear(q, scale, w["ffn_down"], 64)
+            x = [clip(a + b, p.residual_bits) for a, b in zip(x, add, strict=True)]
+        q, _ = normed(x, model.output_norm, model.output_norm.eps)
+        results.append([
+            sum(int(w) * v for w, v in zip(row, q, strict=True)) for row in model.output.trits
+        ])
+    return results
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_integer_model_does_what_the_specification_says(seed: int) -> None:
+    model = IntegerModel.compile(random_model(TINY, seed))
+    tokens = np.random.default_rng(seed).integers(0, TINY.vocab, TINY.context)
+    assert model.forward(tokens, model.start()).sums.tolist() == by_hand(model, tokens.tolist())
+
+
+@pytest.mark.parametrize("cuts", [range(1, 60), (7, 8, 31), (59,)])
+def test_any_division_into_calls_gives_the_same_bits(
+    compiled: IntegerModel, shipped: packed.ModelFile, cuts: Any
+) -> None:
+    tokens = np.array(shipped.tokenizer.encode(TALE, bos=True)[:60])
+    at_once: dict[str, Any] = {}
+    whole = compiled.forward(tokens, compiled.start(), at_once)
+    state, pieces = compiled.start(), []
+    for run in np.split(tokens, list(cuts)):
+        trace: dict[str, Any] = {}
+        pieces.append((compiled.forward(run, state, trace), trace))
+    assert (np.concatenate([out.sums for out, _ in pieces]) == whole.sums).all()
+    assert (np.concatenate([out.fixed for out, _ in pieces]) == whole.fixed).all()
+    for name, rows in at_once.items():
+        assert (np.concatenate([trace[name] for _, trace in pieces]) == rows).all(), name
+
+
+def test_integer_model_is_within_a_percent_of_the_float_reference(
+    compiled: IntegerModel, shipped: packed.ModelFile
+) -> None:
+    ids = shipped.tokenizer.encode(TALE, bos=True)
+    own = list(generate(compiled, [0], 250, temperature=1.0, seed=5))
+    windows = [(np.array(run[:-1]), np.array(run[1:])) for run in (ids[:256], [0, *own])]
+    exact = evaluate.loss(Reference(shipped.model), windows)
+    assert abs(math.exp(evaluate.loss(compiled, windows) - exact) - 1) < 0.01
+    # A model that knows the language of fairy tales: chance would be the size of the vocabulary.
+    assert math.exp(evaluate.loss(compiled, windows[:1])) < 40
+    coarse = IntegerModel.compile(shipped.model, Precision(kv_bits=3, probability_bits=3))
+    assert evaluate.loss(coarse, windows) > exact + 0.01
+
+
+def test_float_reference_follows_the_published_order_of_operations() -> None:
+    model = random_model(TINY)
+    x = np.random.default_rng(0).normal(size=(3, TINY.dim)).astype(np.float32)
+    x[1] = 0
+    weight = model.layers[0].attn_q
+    got = Reference(model)._project(x, weight)
+    for row, expected in zip(x, got, strict=True):
+        scale = np.float32(127) / max(np.float32(1e-5), np.abs(row).max())
+        codes = np.clip(np.rint(row * scale), -128, 127).astype(int)
+        sums = weight.trits.astype(int) @ codes
+        assert (sums.astype(np.float32) / scale * np.float32(weight.scale) == expected).all()
+
+
+def test_float_reference_is_the_same_token_by_token(shipped: packed.ModelFile) -> None:
+    reference = Reference(shipped.model, quantise=False)
+    tokens = np.array(shipped.tokenizer.encode(TALE, bos=True)[:40])
+    state = reference.start()
+    single = np.concatenate([reference.forward(t, state).real for t in np.split(tokens, 40)])
+    whole = reference.forward(tokens, reference.start()).real
+    np.testing.assert_allclose(single, whole, atol=2e-3)
+
+
+def test_silence_gives_zeros_not_faults() -> None:
+    model = random_model(TINY)
+    model.token_embd.codes[:] = 0
+    logits = IntegerModel.compile(model)
+    out = logits.forward(np.arange(TINY.context), logits.start())
+    assert not out.sums.any() and not out.fixed.any()
+    assert out.greedy().tolist() == [0] * TINY.context
+
+
+def test_loud_models_saturate_and_do_not_wrap() -> None:
+    model = random_model(TINY)
+    scale = 7.9 / 127
+    layers = []
+    for layer in model.layers:
+        loud = {"attn_norm": np.full(TINY.dim, 300, np.float32)}
+        for name in TINY.projections():
+            loud[name] = Ternary(getattr(layer, name).trits, 1.5)
+        layers.append(replace(layer, **loud))
+    model = replace(
+        model, layers=tuple(layers), token_embd=Embedding(model.token_embd.codes, scale)
+    )
+    compiled = IntegerModel.compile(model)
+    tokens = np.arange(TINY.context)
+    trace: dict[str, Any] = {}
+    out = compiled.forward(tokens, compiled.start(), trace)
+    assert np.abs(trace["blk.0.attn_q.out"]).max() >= 1 << 17
+    assert out.sums.tolist() == by_hand(compiled, tokens.tolist())
+
+
+def test_constants_that_do_not_fit_are_refused_by_name() -> None:
+    model = random_model(TINY)
+    loud = replace(model.layers[1], ffn_up=Ternary(model.layers[1].ffn_up.trits, 1e9))
+    with pytest.raises(ModelError, match=r"the scale of blk\.1\.ffn_up"):
+        IntegerModel.compile(replace(model, layers=(model.layers[0], loud)))
+    with pytest.raises(ModelError, match="output_norm"):
+        IntegerModel.compile(replace(model, output_norm=np.zeros(TINY.dim, np.float32)))
+    with pytest.raises(ModelError, match=r"kv_bits must be in 2\.\.12, not 13"):
+        Precision(kv_bits=13)
+    with pytest.raises(ModelError, match="heads must be a multiple of kv_heads"):
+        replace(TINY, kv_heads=3)
+
+
+def test_a_token_takes_far_less_than_fifty_milliseconds(compiled: IntegerModel) -> None:
+    state, times = compiled.start(), []
+    for token in range(100, 160):
+        began = time.process_time()
+        compiled.forward(np.array([token]), state)
+        times.append(time.process_time() - began)
+    assert min(times) < 0.05
+
+
+def test_projections_of_a_layer_are_exact_products(
+    compiled: IntegerModel, shipped: packed.ModelFile
+) -> None:
+    prompt = shipped.tokenizer.encode("The king said", bos=True)
+    for layer in range(compiled.config.layers):
+        runs = layer_activations(compiled, prompt, layer)
+        assert list(runs) == list(compiled.config.projections())
+        for name, run in runs.items():
+            assert run.trits.shape == compiled.config.projections()[name]
+            assert run.codes.dtype == np.int8 and run.sums.dtype == np.int32
+            assert (run.sums == run.codes.astype(int) @ run.trits.T.astype(int)).all()
+            assert len(run.codes) == len(prompt) and np.abs(run.codes).max() == 127
+    with pytest.raises(ModelError, match=r"layer must be in 0\.\.2, not 3"):
+        layer_activations(compiled, prompt, 3)
+    assert list(text_generate.first_layer("The king said")) == list(runs)
+
+
+# Generation ----------------------------------------------------------------------------------
+
+
+def test_sampling_is_seeded_and_greedy_takes_the_lowest_of_equals(compiled: IntegerModel) -> None:
+    def drawn(**how: Any) -> list[int]:
+        return list(generate(compiled, [0, 50], 20, **how))
+
+    assert drawn(temperature=0.9, seed=3) == drawn(temperature=0.9, seed=3)
+    assert drawn(temperature=0.9, seed=3) != drawn(temperature=0.9, seed=4)
+    assert drawn(temperature=0.9, top_k=1, seed=3) == drawn()
+    rng = np.random.default_rng(0)
+    level = np.array([1.0, 5.0, 2.0, 5.0])
+    assert {choose(level, 1.0, 1, rng) for _ in range(20)} == {1}
+    assert {choose(level, 1.0, 2, rng) for _ in range(50)} == {1, 3}
+    counts = np.bincount([choose(level, 2.0, 0, rng) for _ in range(4000)], minlength=4) / 4000
+    chances = np.exp(level / 2) / np.exp(level / 2).sum()
+    assert np.abs(counts - chances).max() < 0.03
+
+
+def test_stories_stream_and_stop_at_the_context_with_a_sentence() -> None:
+    story = text_generate.Story("Once upon a time", tokens=8)
+    pieces = list(story)
+    assert len(pieces) == 8 and story.note is None
+    assert story.tokenizer.decode(story.ids) == "Once upon a time" + "".join(pieces)
+    full = text_generate.Story(TALE[:500], tokens=1000, temperature=0.8)
+    came = len(list(full))
+    assert full.note == (f"stopped after {came} of 1000 tokens: the context of 256 tokens is full")
+    assert len(full.ids) == 257
+    assert list(text_generate.Story("", tokens=5)) == list(text_generate.Story("", tokens=5))
+    assert "".join(text_generate.Story("The king", tokens=3, arithmetic="float"))
+
+
+def test_prompts_that_cannot_be_are_refused(compiled: IntegerModel) -> None:
+    with pytest.raises(ModelError, match="do not fit the context of 256"):
+        text_generate.Story("tick tock " * 100)
+    with pytest.raises(bpe.TokenizerError, match="at position 1"):
+        text_generate.Story("A\u00df")
+    for prompt, how, rule in (
+        ([], {}, "at least one token"),
+        ([0] * 257, {}, "does not fit the context"),
+        ([512], {}, r"token 512 at position 0 is not in 0\.\.511"),
+        ([0], {"temperature": -1}, "temperature must be at least 0"),
+        ([0], {"temperature": math.nan}, "temperature must be at least 0"),
+        ([0], {"top_k": -1}, "top_k must be at least 0"),
+    ):
+        with pytest.raises(ModelError, match=rule):
+            list(generate(compiled, prompt, 1, **how))
+
+
+# Shipped model and training ------------------------------------------------------------------
+
+
+def test_the_shipped_model_has_the_promised_shape(shipped: packed.ModelFile) -> None:
+    path = text_generate.shipped()
+    assert path.stat().st_size < 1_000_000
+    assert shipped.model.config == ModelConfig()
+    assert 1_000_000 < shipped.model.config.ternary_weights < 1_100_000
+    assert packed.encode(shipped) == path.read_bytes()
+    times = []
+    for _ in range(5):
+        began = time.process_time()
+        packed.load(path)
+        times.append(time.process_time() - began)
+    assert min(times) < 0.03
+
+
+def test_the_model_card_is_the_one_of_the_shipped_model(shipped: packed.ModelFile) -> None:
+    path = text_generate.shipped()
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == card.text(path)
+    measured = shipped.meta["evaluation"]
+    assert abs(measured["integer"] / measured["reference"] - 1) < 0.01
+    assert (path.parent / "storybook-loss.png").stat().st_size < 60_000
+
+
+def test_held_out_paragraphs_are_spread_and_never_trained_on() -> None:
+    lines = [f"Paragraph number {index} of the text." for index in range(1000)]
+    seen, held_out = corpus.split("\n\n".join(lines))
+    hidden = "".join(held_out).splitlines()
+    assert hidden == lines[200:220] + lines[600:620]
+    assert [p.removesuffix("\n") for p in seen] == lines[:200] + lines[220:600] + lines[620:]
+    data = corpus.Corpus.load("\n".join(lines), tokenizer=bpe.Tokenizer(()))
+    batch = data.batch(0, 5, 8, 30)
+    assert (batch == data.batch(0, 5, 8, 30)).all()
+    assert (batch != data.batch(0, 6, 8, 30)).any()
+    assert (batch[::2, 0] == 0).all() and (batch[1::2] != 0).all()
+    for row in batch[::2]:
+        assert data.tokenizer.decode(row).startswith("Paragraph number ")
+    targets = np.concatenate([nexts for _, nexts in data.windows(50)])
+    assert data.tokenizer.decode(targets.tolist()) == "".join(held_out)
+
+
+def test_training_without_torch_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(training.TrainError, match=r"pip install 'atriplex\[train\]'"):
+        training.train(tmp_path / "text.txt", tmp_path / "out")
+
+
+def test_the_learning_rate_does_not_depend_on_the_end_before_it_falls() -> None:
+    config = training.TrainConfig(warmup=10, decay=0.5)
+    assert [config.rate(step, 100) for step in range(50)] == [
+        config.rate(step, 900) for step in range(50)
+    ]
+    assert config.rate(99, 100) == pytest.approx(config.learning_rate / 50)
+
+
+def test_a_small_training_run_resumes_and_publishes(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("matplotlib")
+    text = tmp_path / "text.txt"
+    text.write_text(TALE * 60)
+    model = replace(TINY, vocab=140, context=32, dim=16, hidden=24)
+    config = training.TrainConfig(
+        model=model, steps=12, float_steps=6, batch=4, warmup=2, eval_every=6, threads=2
+    )
+    seen: list[dict[str, Any]] = []
+    out = tmp_path / "out"
+    meta = training.train(text, out, config=config, progress=seen.append)
+    assert [record["step"] for record in seen] == [*range(1, 13), *range(1, 7)]
+    assert meta["ternary"]["perplexity"] < 140
+    file = packed.load(out / "storybook.atx")
+    assert file.meta == json.loads(json.dumps(meta))
+    measured = meta["evaluation"]
+    assert measured["reference"] == pytest.approx(meta["ternary"]["perplexity"], rel=0.02)
+    assert (out / "storybook.md").read_text() == card.text(out / "storybook.atx")
+    with pytest.raises(training.TrainError, match="holds a training run"):
+        training.train(text, out, config=config)
+    seen.clear()
+    training.train(text, out, config=replace(config, steps=14), resume=True, progress=seen.append)
+    assert [record["step"] for record in seen] == [13, 14]

@@ -111,6 +111,6 @@ def _yaml(text: str, place: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         what = getattr(error, "problem", None) or "a character that YAML does not allow"
-        raise ConfigError(f"{place}: no valid YAML{where}: {what}") from None
+        raise ConfigError(f"{place}: not valid YAML{where}: {what}") from None

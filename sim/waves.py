@@ -13,6 +13,9 @@ Beside the signals of the design the new VCD has a scope ``streams``:
     Transfers taken since reset, so the index of the one that is offered.
 ``<stream>.<field>[<element>]``
     Every element of a payload field as a vector of its own, the first 64 of each field.
+
+The raw VCD is read line by line, as both simulators write it: pyvcd's reader takes 15 times as
+long and refuses the scope ``$rootio`` of Verilator.
 """
 
 import itertools
@@ -208,7 +211,8 @@ class _Decoder:
                     added.append(_Var(path, name, element.width, element.code))
         for var in added:
             self.widths.setdefault(var.code, var.width)
-        self.values |= {var.code: "x" for var in added}
+        self.added = [var.code for var in added if var.code not in self.values]
+        self.values |= dict.fromkeys(self.added, "x")
         _declare(out, top, self.kept)
         _declare(out, DECODED, added)
         out("$enddefinitions $end\n")
@@ -239,25 +243,25 @@ class _Decoder:
         values, new = self.values, dict(changes)
         if changes.get(self.clk) == "1" and values[self.clk] == "0":
             self._edge(changes.get(self.rst, values[self.rst]))
-        for code in changes.keys() & self.elements.keys():
-            new |= self._split(code, changes[code])
         values.update(changes)
-        new[self.cycle_code] = f"{self.cycle:b}"
-        for decoded in self.streams:
-            new[decoded.transfer] = "1" if self._taken(decoded) else "0"
-            new[decoded.index] = f"{decoded.count:b}"
         inside = self.window is None or self.window[0] <= self.cycle <= self.window[1]
-        if inside and self.inside:
-            # Raw changes are news by themselves, added ones where they differ from the last.
-            said = [c for c in new if c in changes or new[c] != values.get(c)]
+        if inside:
+            # Before the first step inside nothing was decoded.
+            for code in changes.keys() & self.elements.keys() if self.inside else self.elements:
+                new |= self._split(code, values[code])
+            new[self.cycle_code] = f"{self.cycle:b}"
+            for decoded in self.streams:
+                new[decoded.transfer] = "1" if self._taken(decoded) else "0"
+                new[decoded.index] = f"{decoded.count:b}"
+            news = [code for code in new if code in changes or new[code] != values[code]]
             values.update(new)
-            self._say(time, said)
-        else:
-            values.update(new)
-            if inside:
+            if self.inside:
+                self._say(time, news)
+            else:
                 self._say(time, list(values), "$dumpvars" if self.window is None else "$dumpon")
-            elif self.inside:
-                self._say(time, list(values), "$dumpoff", lambda code: "x")
+        elif self.inside:
+            values.update(dict.fromkeys(self.added, "x"))
+            self._say(time, list(values), "$dumpoff", undefined=True)
         self.inside = inside
 
     def _edge(self, rst: str) -> None:
@@ -289,18 +293,14 @@ class _Decoder:
         }
 
     def _say(
-        self,
-        time: int,
-        codes: Sequence[str],
-        command: str = "",
-        value_of: Callable[[str], str] | None = None,
+        self, time: int, codes: Sequence[str], command: str = "", undefined: bool = False
     ) -> None:
         values, widths = self.values, self.widths
         lines = [f"#{time}"]
         if command:
             lines.append(command)
         for code in codes:
-            value = value_of(code) if value_of else values[code]
+            value = "x" if undefined else values[code]
             lines.append(f"{value}{code}" if widths[code] == 1 else f"b{value} {code}")
         if command:
             lines.append("$end")

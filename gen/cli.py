@@ -1,0 +1,439 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: one function a command, each as thin as its options allow.
+
+Everything but typer is imported where it is used, so that ``atriplex list`` is quick.  A command
+ends with 0 only if what was asked for is true; what a user can mend is one sentence on stderr.
+"""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from ..rtl.errors import AtriplexError, unknown
+from ._terminal import interrupt, note, progress, quiet_stdout, say_json, table, usage
+
+if TYPE_CHECKING:
+    from .blocks import Block
+    from .configs import Choice
+    from .verilog import Design
+
+
+class Failed(AtriplexError):
+    """What was asked for is not so."""
+
+    exit_status = 1
+
+
+class Commands(TyperGroup):
+    """Commands in the order of this file; an unknown one is an error with the nearest name."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if not args[0].startswith("-") and args[0] not in self.commands:
+            raise AtriplexError(unknown("command", args[0], self.commands))
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    name="atriplex",
+    cls=Commands,
+    help="Generate, verify and synthesise hardware for LLM inference.",
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+BlockName = Annotated[str, typer.Argument(metavar="BLOCK", help="a name that `list` shows")]
+Preset = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="a preset of it")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="one parameter, the value as YAML; repeat it"),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="YAML: parameters, with or without a preset"),
+]
+Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else on stdout")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="where to write")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="start of all that is random")]
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+) -> None:
+    if version:
+        import importlib.metadata
+
+        print(importlib.metadata.version("atriplex"))
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command("list")
+def list_blocks(json: Json = False) -> None:
+    """All blocks: family, name, what it is, papers, presets."""
+    from .blocks import found
+
+    blocks = [
+        {
+            "name": block.name,
+            "family": block.family,
+            "summary": block.summary,
+            "papers": list(block.papers),
+            "presets": list(block.presets),
+        }
+        for block in found().values()
+    ]
+    if json:
+        return say_json(blocks)
+    keys = ("family", "name", "summary", "papers", "presets")
+    rows = [["; ".join(v) if isinstance(v := row[key], list) else v for key in keys] for row in blocks]
+    table(keys, rows)
+
+
+@app.command()
+def show(
+    block: BlockName,
+    preset: Preset = None,
+    settings: Settings = None,
+    config: ConfigFile = None,
+    json: Json = False,
+) -> None:
+    """Contract, parameters, presets, derived numbers and ports of a block."""
+    from . import describe
+
+    found, choice = _choose(block, preset, settings, config)
+    design = _emit(found, choice)
+    parts = {
+        "parameters": describe.parameters(found),
+        "presets": describe.presets(found),
+        "derived": describe.derived(choice.config),
+        "ports": describe.ports(design),
+    }
+    if json:
+        return say_json({
+            **{"name": found.name, "family": found.family, "papers": list(found.papers)},
+            **{"contract": describe.contract(found), "preset": choice.preset},
+            **{"config": choice.config.values(), **parts},
+        })
+    print(f"{found.name} ({found.family})\n\n{describe.contract(found)}\n")
+    for title, rows in parts.items():
+        if rows:
+            table(list(rows[0]), [list(row.values()) for row in rows], title)
+
+
+@app.command()
+def gen(
+    block: BlockName,
+    preset: Preset = None,
+    settings: Settings = None,
+    config: ConfigFile = None,
+    out: Out = None,
+    force: Annotated[bool, typer.Option("--force", help="replace a folder of other files")] = False,
+    json: Json = False,
+) -> None:
+    """Verilog, manifest and FuseSoC core of a block, into out/BLOCK unless -o says otherwise."""
+    from . import cache
+
+    found, choice = _choose(block, preset, settings, config)
+    design = _emit(found, choice)
+    folder = out or Path("out", found.name)
+    if force and folder.is_dir():
+        if folder.resolve() in (Path.cwd(), *Path.cwd().parents):
+            raise AtriplexError(f"{folder} holds the folder you are in; name another one")
+        (folder / cache.MARK).touch()
+    files = design.write(folder)
+    if json:
+        return say_json({**design.manifest(), "folder": str(folder)})
+    for file in files:
+        print(file)
+
+
+@app.command()
+def sim(
+    block: BlockName,
+    preset: Preset = None,
+    settings: Settings = None,
+    config: ConfigFile = None,
+    simulator: Annotated[str, typer.Option(help="verilator or icarus")] = "verilator",
+    seed: Seed = 1,
+    transfers: Annotated[int, typer.Option(min=1, help="input transfers in each mode")] = 10_000,
+    modes: Annotated[str, typer.Option(help="of free and stalled, with a comma")] = "free,stalled",
+    netlist: Annotated[
+        str | None,
+        typer.Option(metavar="WHAT", help="simulate a netlist: ice40, ecp5, gowin or a library"),
+    ] = None,
+    waves: Annotated[bool, typer.Option("--waves", help="write VCD and GTKWave save file")] = False,
+    scope: Annotated[str, typer.Option(metavar="PATH", help="waves below core.tree alone")] = "",
+    window: Annotated[str, typer.Option(metavar="A:B", help="waves of cycles A to B alone")] = "",
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Simulate the Verilog against the golden model, bit by bit and cycle by cycle."""
+    from ..sim import run
+    from . import cache, reports
+
+    kinds = modes.split(",")
+    for mode in kinds:
+        if mode not in run.MODES:
+            raise AtriplexError(unknown("mode", mode, run.MODES))
+    if (scope or window) and not waves:
+        raise AtriplexError("--scope and --window limit waves; add --waves")
+    cycles = reports.window(window)
+    found, choice = _choose(block, preset, settings, config)
+    with progress(json) as stage:
+        design = _emit(found, choice)
+        sources = reports.netlist(design, netlist, stage) if netlist else None
+        outcome = run.simulate(
+            design,
+            cache=cache.root() / "sim",
+            seed=seed,
+            transfers=transfers,
+            modes=kinds,
+            simulator=simulator,
+            sources=sources,
+            waves=waves,
+            progress=stage,
+        )
+        drawn = None
+        if waves:
+            stage("decoding of waves")
+            folder = out or Path("out", f"{found.name}-waves")
+            drawn = reports.draw(outcome, design, folder, scope, cycles)
+    asked = [*choice.arguments, *(["--netlist", netlist] if netlist else [])]
+    result = reports.simulation(outcome, choice.preset, transfers, kinds, asked, drawn)
+    if json:
+        say_json(result)
+    else:
+        table(*reports.modes(outcome))
+        for file in drawn or ():
+            print(file)
+    for complaint in result["complaints"]:
+        note(complaint)
+    if not outcome.passed:
+        raise Failed(f"{found.name} is wrong; repeat with: {result['repeat']}")
+
+
+@app.command()
+def lint(
+    block: BlockName,
+    preset: Preset = None,
+    settings: Settings = None,
+    config: ConfigFile = None,
+    json: Json = False,
+) -> None:
+    """All warnings of Verilator on the Verilog, but those waived with a reason in lint.vlt."""
+    from .lint import lint as warnings_of
+
+    found, choice = _choose(block, preset, settings, config)
+    warnings = warnings_of(_emit(found, choice))
+    if json:
+        say_json({"block": found.name, "warnings": warnings, "passed": not warnings})
+    if warnings:
+        raise Failed(f"{found.name} has {len(warnings)} lint warnings; {warnings[0]}")
+    if not json:
+        print(f"{found.name}: clean")
+
+
+@app.command()
+def fpga(
+    block: BlockName,
+    board: Annotated[str, typer.Option(metavar="NAME", help="board, as ulx3s-85f")],
+    preset: Preset = None,
+    settings: Settings = None,
+    config: ConfigFile = None,
+    target: Annotated[float | None, typer.Option(min=1, metavar="MHZ", help="clock wanted")] = None,
+    out_of_context: Annotated[
+        bool, typer.Option("--out-of-context", help="no shell, no pads, no bitstream")
+    ] = False,
+    seed: Seed = 1,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Synthesis, place and route and bitstream for a board, and a report."""
+    from ..fpga import boards, flow
+
+    wanted = boards.board(board)
+    found, choice = _choose(block, preset, settings, config)
+    folder = out or Path("out", f"{found.name}-{wanted.name}")
+    with progress(json) as stage:
+        report = flow.build(
+            _emit(found, choice),
+            wanted,
+            folder,
+            target_mhz=target,
+            out_of_context=out_of_context,
+            seed=seed,
+            progress=stage,
+        )
+    if json:
+        say_json(report.values())
+    else:
+        print(report.page())
+        print(f"{folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
+    if complaint := report.complaint():
+        raise Failed(complaint)
+
+
+@app.command()
+def run(
+    model: Annotated[str, typer.Argument(help="a packed model file, or `shipped`")],
+    prompt: Annotated[str, typer.Argument(help="the text to continue")] = "",
+    tokens: Annotated[int, typer.Option(min=1, help="tokens to add")] = 100,
+    model_only: Annotated[
+        bool, typer.Option("--model-only", help="the numpy model, no hardware")
+    ] = False,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token")] = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, help="draw from so many tokens; 0: all")] = 0,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Text from a model, as it comes."""
+    if not model_only:
+        raise AtriplexError("the hardware engine is not there yet; add --model-only")
+    from .model.generate import Story
+
+    path = None if model == "shipped" else Path(model)
+    if path and not path.exists():
+        raise AtriplexError(f"{path}: no such file; the model of the package is called shipped")
+    with _sentences():
+        story = Story(
+            prompt, path=path, tokens=tokens, temperature=temperature, top_k=top_k, seed=seed
+        )
+        pieces = []
+        if not json:
+            print(prompt, end="", flush=True)
+        for piece in story:
+            pieces.append(piece)
+            if not json:
+                print(piece, end="", flush=True)
+    if json:
+        return say_json({"prompt": prompt, "text": "".join(pieces), "tokens": len(pieces)})
+    print()
+    if story.note:
+        note(story.note)
+
+
+@app.command()
+def train(
+    text: Annotated[Path, typer.Argument(help="ASCII text, one paragraph a line")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="where to write")],
+    name: Annotated[str, typer.Option(help="name of the model file")] = "storybook",
+    steps: Annotated[int | None, typer.Option(min=1, help="steps of the ternary model")] = None,
+    float_steps: Annotated[int | None, typer.Option(min=1, help="of the float model")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="windows in a step")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="0: as torch likes")] = 0,
+    no_float_twin: Annotated[
+        bool, typer.Option("--no-float-twin", help="train no float model to compare with")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in FOLDER")] = False,
+    source: Annotated[str, typer.Option(help="where the text is from, for the card")] = "",
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Train a ternary model on a text: packed file, model card, loss curve, log."""
+    from . import reports
+    from .model.train import TrainConfig
+    from .model.train import train as train_model
+
+    given = {"steps": steps, "float_steps": float_steps, "batch": batch, "threads": threads}
+    config = TrainConfig(**{name: value for name, value in given.items() if value is not None})
+    if not text.is_file():
+        raise AtriplexError(f"{text}: no such file")
+    with progress(json) as stage, _sentences():
+        figures = train_model(
+            text,
+            out,
+            config=config,
+            seed=seed,
+            name=name,
+            source=source,
+            float_twin=not no_float_twin,
+            resume=resume,
+            progress=reports.steps(stage, every=sys.stderr.isatty()),
+        )
+    if json:
+        return say_json(figures)
+    table(("figure", "value"), [(key, value) for key, value in figures.items() if value is not None])
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """What is installed, what is missing, and how to get it."""
+    from . import doctor as checks
+
+    rows = checks.examine()
+    works = checks.main_path_works(rows)
+    if json:
+        say_json({"works": works, "parts": rows})
+    else:
+        keys = ("part", "for", "version", "origin", "get")
+        table(("", *keys), [("ok" if row["found"] else "-", *map(row.get, keys)) for row in rows])
+    if not works:
+        missing = [row["part"] for row in rows if row["for"] == "sim" and not row["found"]]
+        raise Failed(f"simulation needs {', '.join(missing)}")
+
+
+def _choose(
+    block: str, preset: str | None, settings: list[str] | None, config: Path | None
+) -> "tuple[Block, Choice]":
+    from .blocks import find
+    from .configs import choose
+
+    found = find(block)
+    return found, choose(found, preset, settings or (), config)
+
+
+def _emit(block: "Block", choice: "Choice") -> "Design":
+    from .verilog import emit
+
+    return emit(block, choice.config)
+
+
+@contextlib.contextmanager
+def _sentences() -> Iterator[None]:
+    """Errors of the model's modules are for the user."""
+    from ..sim.engine.model import ModelError
+    from .model.bpe import TokenizerError
+    from .model.packed import ModelFileError
+    from .model.train import TrainError
+
+    try:
+        yield
+    except (ModelError, TokenizerError, ModelFileError, TrainError) as error:
+        raise AtriplexError(str(error)) from None
+
+
+def main() -> NoReturn:
+    """Run the command line and end the process with its status."""
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        status = app(standalone_mode=False) or 0
+        sys.stdout.flush()
+        if status == 130:
+            raise KeyboardInterrupt
+    except AtriplexError as error:
+        note(str(error))
+        status = error.exit_status
+    except BrokenPipeError:
+        quiet_stdout()
+        status = 141
+    except (KeyboardInterrupt, typer.Abort):
+        note("interrupted")
+        status = 130
+    except typer.BadParameter.__mro__[2] as error:  # ClickException, wherever typer has it from
+        note(usage(error))
+        status = 2
+    sys.exit(status)

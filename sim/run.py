@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..rtl.errors import AtriplexError, Missing, ToolFailed, unknown
+from .types import Streams
 
 MODES = ("free", "stalled")
 SIMULATORS = ("verilator", "icarus")

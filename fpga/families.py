@@ -20,8 +20,9 @@ class Family:
     ``carry`` says whether carry cells are used unless asked otherwise, ``no_carry`` is the option
     that avoids them.  ``pads`` is the pass that puts pads on a module where nextpnr does not.
     ``place_files`` and ``pack_files`` name the files of place and route and of the packer.
-    ``models`` are simulation models of the cells, under the data folder of yosys.  ``costs`` gives
-    for each resource the cells that take it (patterns), and how much of it.
+    ``models`` are simulation models of the cells, under the data folder of yosys; ``unmodelled``
+    resources have none.  ``costs`` gives for each resource the cells that take it (patterns), and
+    how much of it.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Family:
     pack_files: tuple[str, ...]
     suffix: str
     models: tuple[str, ...]
+    unmodelled: tuple[str, ...]
     costs: Mapping[str, Mapping[str, int]]
 
     def resources(self, module: Mapping[str, Any]) -> dict[str, int]:
@@ -107,7 +109,8 @@ FAMILIES = {
         pack="ecppack",
         pack_files=("{routed}", "{bitstream}"),
         suffix=".bit",
-        models=("ecp5/cells_sim.v",),
+        models=("ecp5/common_sim.vh", "ecp5/ccu2c_sim.vh"),
+        unmodelled=("ram", "dsp"),
         costs={
             "lut": {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6},
             "ff": {"TRELLIS_FF": 1},
@@ -128,6 +131,7 @@ FAMILIES = {
         pack_files=("{routed}", "{bitstream}"),
         suffix=".bin",
         models=("ice40/cells_sim.v",),
+        unmodelled=(),
         costs={
             "lut": {"SB_LUT4": 1},
             "ff": {"SB_DFF*": 1},
@@ -148,6 +152,7 @@ FAMILIES = {
         pack_files=("-o", "{bitstream}", "{routed}"),
         suffix=".fs",
         models=("gowin/cells_sim.v",),
+        unmodelled=("ram", "dsp"),
         costs={
             "lut": {"LUT[1-4]": 1, "ALU": 1, "RAM16S*": 4},
             "ff": {"DFF*": 1},

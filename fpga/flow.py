@@ -14,7 +14,7 @@ from typing import Any
 
 from ..gen import cache, tools
 from ..gen.verilog import Design
-from ..rtl.errors import AtriplexError, Missing
+from ..rtl.errors import AtriplexError, Missing, ToolFailed
 from . import ecp5, shell
 from .boards import Board, boards
 from .families import PINS, ROUTED, Family, family
@@ -75,7 +75,8 @@ def build(
         started = time.monotonic()
         made = _synthesised(text, design.top, top, parts, synth)
         seconds["synthesis"] = round(time.monotonic() - started, 1)
-        shutil.copy(made / "synthesis.log", work)
+        for name in ("design.v", "cells.txt"):
+            shutil.copy(made / name, work)
         modules = json.loads((made / "netlist.json").read_text())["modules"]
         own = parts.resources(modules[design.top])
         around = parts.resources(modules[top] if top != design.top else {"cells": {}})
@@ -165,10 +166,20 @@ def netlist(design: Design, family_name: str, out: Path) -> Path:
     """The block alone as a Verilog netlist of the family's cells, in the folder ``out``.
 
     The module has the name and the ports of the design; simulate it with :func:`cell_models`.
+    yosys has no models of the block RAM and the multipliers of ECP5 and Gowin: blocks that use
+    them are refused.
     """
     parts = family(family_name)
     synth = [] if parts.carry else [parts.no_carry]
     made = _synthesised(design.text, design.top, design.top, parts, synth)
+    cells = json.loads((made / "netlist.json").read_text())["modules"][design.top]
+    used = parts.resources(cells)
+    for name in parts.unmodelled:
+        if used[name]:
+            raise AtriplexError(
+                f"{design.block} takes {used[name]} {RESOURCES[name]} of {family_name}, for "
+                "which yosys has no model; ice40 has models of all its cells"
+            )
     with cache.write_whole(out) as folder:
         shutil.copy(made / "netlist.v", folder / f"{design.top}.v")
     return out / f"{design.top}.v"
@@ -180,7 +191,7 @@ def cell_models(family_name: str) -> list[Path]:
 
 
 def _synthesised(text: str, block: str, top: str, parts: Family, synth: list[str]) -> Path:
-    """The cache's folder with ``netlist.json``, ``netlist.v`` and the log of synthesis.
+    """The cache's folder with ``netlist.json``, ``netlist.v`` and the counts of cells.
 
     Where ``top`` is a shell, the block stays a module of its own, so its cells can be counted.
     """
@@ -198,12 +209,19 @@ def _synthesised(text: str, block: str, top: str, parts: Family, synth: list[str
         script.append(" ".join([*parts.synth, *synth, "-top", top]))
         if top != block and parts.pads:
             script.append(f"{parts.pads} {top}")
-        script += ["write_json netlist.json", f"select {block}"]
+        script += ["tee -q -o cells.txt stat", "write_json netlist.json", f"select {block}"]
         script.append("write_verilog -noattr -selected netlist.v")
         (work / "script.ys").write_text("\n".join(script) + "\n")
         log = cache.log("netlist", key, "synthesis")
-        tools.run(yosys, ["-q", "-s", "script.ys"], cwd=work, log=log)
-        shutil.copy(log, work)
+        try:
+            tools.run(yosys, ["-q", "-s", "script.ys"], cwd=work, log=log)
+        except ToolFailed:
+            if "call stack exhausted" not in log.read_text():
+                raise
+            advice = "shorten its chains of registers or install a native yosys"
+            raise ToolFailed(
+                f"{block} is too deep for yosys from the wheel; {advice}", log
+            ) from None
         found = json.loads((work / "netlist.json").read_text())
         found["modules"] = {
             name: module

@@ -288,6 +288,66 @@ def fpga(
 
 
 @app.command()
+def asic(
+    block: BlockName,
+    library: Annotated[
+        list[str], typer.Option(metavar="NAME", help="a library, or Liberty files; repeat it")
+    ],
+    preset: Preset = None,
+    settings: Settings = None,
+    config: ConfigFile = None,
+    target: Annotated[float | None, typer.Option(metavar="MHZ", help="clock wanted")] = None,
+    no_gate_sim: Annotated[
+        bool, typer.Option("--no-gate-sim", help="do not simulate the netlist")
+    ] = False,
+    transfers: Annotated[int, typer.Option(min=1, help="of the gate-level simulation")] = 1000,
+    seed: Seed = 1,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Netlist of standard cells, area, timing and gate-level simulation, and a report."""
+    from ..asic import flow
+    from ..asic.library import library as find_library
+    from ..sim.run import simulate
+    from . import cache
+
+    wanted = find_library(library)
+    found, choice = _choose(block, preset, settings, config)
+    folder = out or Path("out", f"{found.name}-{wanted.name}")
+    with progress(json) as stage:
+        design = _emit(found, choice)
+
+        def passes(sources: list[Path]) -> bool:
+            outcome = simulate(
+                design,
+                cache=cache.root() / "sim",
+                seed=seed,
+                transfers=transfers,
+                sources=sources,
+                progress=stage,
+            )
+            for complaint in outcome.complaints():
+                note(complaint)
+            return outcome.passed
+
+        report = flow.build(
+            design,
+            wanted,
+            folder,
+            target_mhz=target,
+            gate_sim=None if no_gate_sim else passes,
+            progress=stage,
+        )
+    if json:
+        say_json(report.json())
+    else:
+        print((folder / "report.md").read_text())
+        print(f"{folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
+    if complaints := report.complaints():
+        raise Failed("; ".join(complaints))
+
+
+@app.command()
 def run(
     model: Annotated[str, typer.Argument(help="a packed model file, or `shipped`")],
     prompt: Annotated[str, typer.Argument(help="the text to continue")] = "",

@@ -83,4 +83,15 @@ def _tool(name: str) -> Row:
 
 
 def _libraries() -> list[Row]:
-    return []
+    from ..asic.library import libraries
+
+    return [
+        _row(
+            name,
+            "asic library",
+            ", ".join(file.name for file in library.files) if library.present() else None,
+            "files",
+            library.get,
+        )
+        for name, library in libraries().items()
+    ]

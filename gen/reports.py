@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..rtl.errors import AtriplexError
+from ..rtl.errors import AtriplexError, unknown
 from ..sim.run import Outcome
 from .verilog import Design
 
@@ -90,15 +90,21 @@ def draw(
 
 def netlist(design: Design, what: str, progress: Progress) -> list[Path]:
     """Verilog files of the design as a netlist: of an FPGA family, or of a cell library."""
-    from ..fpga import families, flow
+    from ..asic import flow as asic
+    from ..asic.library import libraries, library
+    from ..fpga import families
+    from ..fpga import flow as fpga
     from . import cache
 
-    key = [what, design.text]
-    if what in families.FAMILIES:
-        progress("synthesis")
-        made = flow.netlist(design, what, cache.root() / "netlists" / cache.digest(key))
-        return [made, *flow.cell_models(what)]
-    raise AtriplexError(f"no netlist {what!r}")
+    known = [*families.FAMILIES, *libraries()]
+    if what not in known and not re.search(r"[/,]|\.lib\b", what):
+        raise AtriplexError(unknown("netlist", what, known))
+    folder = cache.root() / "netlists" / cache.digest([what, design.text])
+    if what not in families.FAMILIES:
+        asic.build(design, library(what), folder, progress=progress)
+        return asic.gate_sources(folder)
+    progress("synthesis")
+    return [fpga.netlist(design, what, folder), *fpga.cell_models(what)]
 
 
 def steps(progress: Progress, every: bool) -> Callable[[dict[str, Any]], None]:

@@ -143,14 +143,14 @@ def test_mapped_cell_equals_its_contract_and_the_rtl(tmp_path: Path):
     for width in widths:
         part = AddSelect(AddSelectConfig(width=width))
         rtl = amaranth_verilog.convert(part, name=f"rtl_{width}", emit_src=False)
-        texts += [
+        contract = (
             f"module contract_{width}(input signed [{width - 1}:0] a, b,\n"
             f"    input invert, enable, carry, output signed [{width}:0] y);\n"
-            f"  wire signed [{width - 1}:0] term = enable ? b ^ {{{width}{{invert}}}} : {width}'d0;\n"
-            "  assign y = a + term + $signed({1'b0, carry});\nendmodule\n",
-            rtl,
-            ecp5.technology_map({f"mapped_{width}": width}),
-        ]
+            f"  wire signed [{width - 1}:0] term;\n"
+            f"  assign term = enable ? b ^ {{{width}{{invert}}}} : {width}'d0;\n"
+            "  assign y = a + term + $signed({1'b0, carry});\nendmodule\n"
+        )
+        texts += [contract, rtl, ecp5.technology_map({f"mapped_{width}": width})]
         for other in ("contract", "rtl"):
             names = f"{other}_{width} mapped_{width} {other}_equals_mapped_{width}"
             proofs.append(f"miter -equiv -flatten -make_outputs {names}\n")

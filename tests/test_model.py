@@ -305,6 +305,11 @@ def set_code(header: dict[str, Any], payload: bytearray) -> None:
     payload[offset(header, "blk.1.attn_v.weight") + 4 + 6] = 250
 
 
+def set_padding(header: dict[str, Any], payload: bytearray) -> None:
+    entry = header["tensors"][2]
+    payload[entry["offset"] + entry["bytes"]] = 1
+
+
 def set_tensor(**fields: Any) -> Callable[[dict[str, Any], bytearray], None]:
     return lambda header, payload: header["tensors"][2].update(fields)
 
@@ -348,6 +353,7 @@ def set_tensor(**fields: Any) -> Callable[[dict[str, Any], bytearray], None]:
         ),
         (resign(set_float("output.weight", -1.0)), "scale above 0 for tensor output"),
         (resign(set_float("output_norm.weight", math.nan)), "finite values in tensor output_norm"),
+        (resign(set_padding), "zero bytes before tensor blk.0.attn_k.weight"),
         (resign(set_code), "blk.1.attn_v.weight, found code 250 at index 6 is above 242"),
     ],
 )

@@ -253,25 +253,17 @@ class _Reader:
                 "bytes": size,
             }
             if entry != expected:
-                wrong = (
-                    entry
-                    if not isinstance(entry, dict)
-                    else {
-                        key: entry.get(key) for key in expected if entry.get(key) != expected[key]
-                    }
-                    or sorted(entry.keys() - expected.keys())
-                )
-                right = (
-                    {key: expected[key] for key in wrong if key in expected}
-                    if isinstance(wrong, dict)
-                    else expected
-                )
-                raise self.fail(at, f"tensor {name} with {right}", wrong)
-            end = offset + size
-            if end > payload:
+                known = entry if isinstance(entry, dict) else {}
+                wrong = [key for key in expected | known if known.get(key) != expected.get(key)]
+                right, found = ({key: of.get(key) for key in wrong} for of in (expected, known))
+                raise self.fail(at, f"tensor {name} with {right}", found)
+            if offset + size > payload:
                 raise self.fail(
                     self.base + offset, f"{size} bytes of tensor {name}", f"{payload - offset}"
                 )
+            if any(self.contents[self.base + end : self.base + offset]):
+                raise self.fail(self.base + end, f"zero bytes before tensor {name}", "others")
+            end = offset + size
             tensors[name] = self.tensor(name, encoding, shape, self.base + offset, size)
         if end != payload:
             raise self.fail(self.base + end, "the end of the file", f"{payload - end} more bytes")

@@ -80,9 +80,8 @@ def found() -> Mapping[str, Block]:
     for package in _packages():
         for block in _scan(package):
             if block.name in blocks:
-                raise AtriplexError(
-                    f"two blocks are called {block.name}: {blocks[block.name].path} and {block.path}"
-                )
+                both = f"{blocks[block.name].path} and {block.path}"
+                raise AtriplexError(f"two blocks are called {block.name}: {both}")
             blocks[block.name] = block
     return dict(sorted(blocks.items(), key=lambda item: (item[1].family, item[0])))
 

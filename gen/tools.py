@@ -22,7 +22,7 @@ from ..rtl.errors import Missing, ToolFailed
 
 @dataclass(frozen=True)
 class Known:
-    """What we know of a tool: the wheel that brings it, the oldest native version, how to get it."""
+    """What we know of a tool: its wheel, the oldest native version, how to get it."""
 
     package: str | None
     oldest: tuple[int, ...]
@@ -58,7 +58,7 @@ class Tool:
 
 @functools.cache
 def find(name: str) -> Tool:
-    """The tool of that name, native if new enough, else from its wheel; :class:`Missing` if none."""
+    """The tool of that name, native if new enough, else of its wheel; :class:`Missing` if none."""
     known = KNOWN[name]
     own = Path(sys.executable).parent  # programs of this environment are wheels, not natives
     search = os.pathsep.join(

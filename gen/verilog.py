@@ -188,7 +188,7 @@ class _Top(Elaboratable):
 
 
 def _no_field_wires(text: str) -> str:
-    """Drop the wires that Amaranth adds for each field and element of a layout; nobody reads them."""
+    """Drop the wires that Amaranth adds for the fields of a layout; nobody reads them."""
     return re.sub(r"^(?:  wire .*|connect) \\\S*[.\[]\S*(?: .*)?\n", "", text, flags=re.MULTILINE)
 
 
@@ -198,7 +198,9 @@ def _plain_names(text: str) -> str:
     plain = {name: name.replace(".", "__") for name in names}
     if len(set(plain.values())) != len(names):
         raise AssertionError(f"two modules of one name in {sorted(names)}")
-    text = re.sub(r"^module \\(\S+)$", lambda m: f"module \\{plain[m[1]]}", text, flags=re.MULTILINE)
+    text = re.sub(
+        r"^module \\(\S+)$", lambda m: f"module \\{plain[m[1]]}", text, flags=re.MULTILINE
+    )
     return re.sub(
         r"^(\s+cell) \\(\S+) ",
         lambda m: f"{m[1]} \\{plain.get(m[2], m[2])} ",

@@ -37,7 +37,9 @@ class Stream:
 
     def port(self, part: str) -> str:
         """The Verilog port: ``valid``, ``ready`` or a field's name."""
-        return f"{self.name}_{part}" if part in ("valid", "ready") else f"{self.name}_payload_{part}"
+        return (
+            f"{self.name}_{part}" if part in ("valid", "ready") else f"{self.name}_payload_{part}"
+        )
 
 
 def load(module: str) -> tuple[type, Any]:

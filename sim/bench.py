@@ -33,7 +33,7 @@ class Source:
     """Offers packed transfers on an input stream; an offered one stays until taken."""
 
     def __init__(self, dut: Any, stream: interface.Stream, transfers: dict[str, Any]):
-        self.valid, self.ready = getattr(dut, stream.port("valid")), getattr(dut, stream.port("ready"))
+        self.valid, self.ready = (getattr(dut, stream.port(end)) for end in ("valid", "ready"))
         self.ports = [getattr(dut, stream.port(field.name)) for field in stream.fields]
         columns = [payload.pack(transfers[field.name], field.width) for field in stream.fields]
         self.rows = list(zip(*columns, strict=True))
@@ -68,7 +68,7 @@ class Sink:
 
     def __init__(self, dut: Any, stream: interface.Stream, count: int):
         self.stream, self.count = stream, count
-        self.valid, self.ready = getattr(dut, stream.port("valid")), getattr(dut, stream.port("ready"))
+        self.valid, self.ready = (getattr(dut, stream.port(end)) for end in ("valid", "ready"))
         self.ports = [getattr(dut, stream.port(field.name)) for field in stream.fields]
         self.rows: list[tuple[int, ...]] = []
         self.cycles: list[int] = []
@@ -176,9 +176,11 @@ def compare(sink: Sink, expected: dict[str, Any]) -> tuple[int, dict[str, Any] |
     index = int(wrong.argmax()) if wrong.any() else common
 
     def row(values: dict[str, Any]) -> dict[str, Any] | None:
-        return {name: v[index].tolist() for name, v in values.items()} if index < len(
-            next(iter(values.values()))
-        ) else None
+        return (
+            {name: v[index].tolist() for name, v in values.items()}
+            if index < len(next(iter(values.values())))
+            else None
+        )
 
     return count, {
         "stream": sink.stream.name,

@@ -22,7 +22,8 @@ def pack(values: NDArray[np.integer], width: int) -> list[int]:
     step = max(1, _CHUNK // (64 * max(1, flat.shape[1])))
     for at in range(0, len(flat), step):
         part = flat[at : at + step]
-        bits = np.unpackbits(part.view(np.uint8).reshape(*part.shape, 8), axis=-1, bitorder="little")
+        octets = part.view(np.uint8).reshape(*part.shape, 8)
+        bits = np.unpackbits(octets, axis=-1, bitorder="little")
         rows = np.packbits(bits[..., :width].reshape(len(part), -1), axis=-1, bitorder="little")
         words += [int.from_bytes(row, "little") for row in rows]
     return words

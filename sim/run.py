@@ -83,8 +83,8 @@ class Outcome:
             name = f"{self.block}, {mode['mode']}, seed {self.seed}"
             if first := mode["first"]:
                 yield (
-                    f"{name}: {mode['mismatches']} wrong of {mode['outputs']} transfers; the first is "
-                    f"{first['stream']}[{first['index']}] in cycle {first['cycle']}: "
+                    f"{name}: {mode['mismatches']} wrong of {mode['outputs']} transfers; "
+                    f"the first is {first['stream']}[{first['index']}] in cycle {first['cycle']}: "
                     f"expected {_short(first['expected'])}, got {_short(first['got'])}"
                     + (" with undefined bits taken as 0" if first["undefined"] else "")
                 )
@@ -220,9 +220,13 @@ def _build(
             file.write_bytes(text)
         if simulator == "verilator":
             files.append(_public_ports(design, work / "ports.vlt"))
-        runtime = cache / "runtime" / hashlib.sha256(
-            f"{version(simulator)} {_ARGS[simulator]} {waves}".encode()
-        ).hexdigest()[:16]
+        runtime = (
+            cache
+            / "runtime"
+            / hashlib.sha256(
+                f"{version(simulator)} {_ARGS[simulator]} {waves}".encode()
+            ).hexdigest()[:16]
+        )
         for ready in runtime.glob("verilated*.o"):
             shutil.copyfile(ready, work / ready.name)
             os.utime(work / ready.name, (_FAR, _FAR))  # newer than what make thinks it depends on
@@ -252,7 +256,7 @@ def _build(
 
 
 def _keep_runtime(build: Path, runtime: Path) -> None:
-    """Verilator's runtime library is the same for every design, and most of a small build's time."""
+    """Verilator's runtime library is the same for every design, and most of a small build."""
     if runtime.exists() or not list(build.glob("verilated*.o")):
         return
     runtime.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,9 @@ class TernaryDotConfig(Config):
     act_width: int = param(8, "bits of one signed activation", ge=2, le=16)
     stage: int = param(2, "adder levels between pipeline registers; 0 for none", ge=0, le=12)
     select: str = param("fused", "how a lane is negated", choices=SELECTS)
-    chain: int = param(4, "lanes in series at each leaf of a fused tree, a power of two", ge=2, le=16)
+    chain: int = param(
+        4, "lanes in series at each leaf of a fused tree, a power of two", ge=2, le=16
+    )
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},

@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
@@ -28,13 +29,16 @@ class TernaryGemvConfig(Config):
     weight_words: int = param(1024, "resident words of k_lanes * n_lanes weights", ge=1, le=1 << 20)
     stage: int = param(2, "adder levels between pipeline registers; 0 for none", ge=0, le=12)
     select: str = param("fused", "how a lane is negated", choices=("fused", "invert", "mux"))
-    chain: int = param(4, "lanes in series at each leaf of a fused tree, a power of two", ge=2, le=16)
+    chain: int = param(
+        4, "lanes in series at each leaf of a fused tree, a power of two", ge=2, le=16
+    )
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
         "tiny": {"k_lanes": 4, "n_lanes": 2, "act_width": 4, "max_k": 16, "stage": 0},
         "rows": {"k_lanes": 16, "n_lanes": 4, "max_k": 384},
         "resident": {"k_lanes": 16, "n_lanes": 4, "max_k": 384, "resident": True},
+        "storybook": {"max_k": 384},
         "vitallm": {"k_lanes": 64, "n_lanes": 4},
     }
     papers: ClassVar[tuple[str, ...]] = (
@@ -190,7 +194,7 @@ class TernaryGemv(wiring.Component):
                 steps[0].moves.eq(passes.moves),
                 steps[0].opens.eq(passes.tile == 0),
                 steps[0].last.eq(passes.ending),
-                *(late.eq(early) for early, late in zip(steps, steps[1:], strict=False)),
+                *(late.eq(early) for early, late in pairwise(steps)),
             ]
         *_, summing, done = steps
 

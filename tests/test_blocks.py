@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every block must do; the tests run on whatever blocks are found."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from atriplex.gen import blocks, cache
+from atriplex.gen.verilog import emit
+from atriplex.rtl import interface
+from atriplex.sim.run import simulate
+
+ROOT = Path(__file__).parents[1]
+CASES = [(name, preset) for name in blocks.names() for preset in blocks.find(name).presets]
+FAMILY = {name: block.family for name, block in blocks.found().items()}
+
+
+def design_of(name: str, preset: str):
+    block = blocks.find(name)
+    return emit(block, block.config.preset(preset))
+
+
+def golden_of(name: str):
+    import importlib
+
+    return importlib.import_module(blocks.find(name).module.replace(".rtl.", ".sim."))
+
+
+@pytest.mark.parametrize(("name", "preset"), CASES)
+def test_rtl_agrees_with_golden_and_cycle_model(name: str, preset: str) -> None:
+    outcome = simulate(design_of(name, preset), cache=cache.root() / "sim", transfers=10_000)
+    assert list(outcome.complaints()) == []
+    assert all(mode["transfers"] > 0 and mode["outputs"] > 0 for mode in outcome.modes)
+    assert outcome.cycles == outcome.expected_cycles
+
+
+@pytest.mark.skipif(not shutil.which("iverilog"), reason="needs Icarus (apt-get install iverilog)")
+@pytest.mark.parametrize("name", blocks.names())
+def test_rtl_agrees_with_golden_model_in_icarus(name: str) -> None:
+    preset = (
+        "tiny" if "tiny" in blocks.find(name).presets else next(iter(blocks.find(name).presets))
+    )
+    outcome = simulate(
+        design_of(name, preset), cache=cache.root() / "sim", transfers=1000, simulator="icarus"
+    )
+    assert list(outcome.complaints()) == []
+
+
+@pytest.mark.parametrize("name", blocks.names())
+def test_stimulus_has_enough_transfers_and_fits_the_ports(name: str) -> None:
+    for preset in blocks.find(name).presets:
+        component, config_class = interface.load(blocks.find(name).module)
+        config = config_class.preset(preset)
+        inputs = golden_of(name).stimulus(config, np.random.default_rng(5), 1000)
+        outputs = golden_of(name).golden(config, inputs)
+        for stream in interface.streams(component(config)):
+            transfers = (inputs if stream.direction == "in" else outputs)[stream.name]
+            assert set(transfers) == {field.name for field in stream.fields}
+            for field in stream.fields:
+                values = transfers[field.name]
+                assert values.shape[1:] == field.dims
+                low = -(1 << field.width - 1) if field.signed else 0
+                assert values.min(initial=0) >= low
+                assert values.max(initial=0) < 1 << field.width - field.signed
+        busiest = max(len(next(iter(stream.values()))) for stream in inputs.values())
+        assert busiest >= 1000 or config.values().get("resident")
+
+
+@pytest.mark.parametrize("name", blocks.names())
+def test_one_config_gives_one_text_without_paths(name: str) -> None:
+    preset = next(iter(blocks.find(name).presets))
+    first, second = design_of(name, preset), design_of(name, preset)
+    assert first.text == second.text
+    assert str(ROOT) not in first.text
+    for parameter, value in first.config.items():
+        assert f"//   {parameter} = {value}\n" in first.text
+
+
+@pytest.mark.parametrize("name", blocks.names())
+def test_every_block_has_its_page_and_contract(name: str) -> None:
+    block = blocks.find(name)
+    page = ROOT / "docs" / "blocks" / f"{name}.md"
+    assert page.exists(), f"write {page.relative_to(ROOT)}"
+    assert block.summary.endswith(".")
+    assert block.papers
+    contract = block.component.__doc__ or ""
+    for word in ("Latency", "Source", "Members"):
+        assert word.lower() in contract.lower(), f"the contract of {name} does not state {word}"
+    for field in dataclasses.fields(block.config):
+        assert field.metadata["help"]
+
+
+def test_names_of_shared_modules_tell_configs_apart() -> None:
+    from atriplex.rtl._add_select import AddSelect, AddSelectConfig
+    from atriplex.rtl._once import module_name
+
+    assert module_name(AddSelect, AddSelectConfig()) == "add_select"
+    assert module_name(AddSelect, AddSelectConfig(width=9)) == "add_select__width_9"

@@ -41,19 +41,17 @@ def base3(m: Module, byte: Value, name: str) -> tuple[Value, Value]:
     rest = byte
     for power in (81, 27, 9, 3, 1):
         one, two = Signal(name=f"{name}_is1_{power}"), Signal(name=f"{name}_is2_{power}")
-        less = Signal(range(power), name=f"{name}_mod_{power}")
         m.d.comb += [
             one.eq(at_least(rest, power)),
             two.eq(at_least(rest, 2 * power)),
         ]
-        below = (rest - Mux(two, 2 * power, Mux(one, power, 0)))[: len(less)]
-        if power == 81:
-            m.d.comb += less.eq(Mux(bad, 0, below))
-            trits.insert(0, Mux(bad, 0, Cat(one, two)))
-        else:
-            m.d.comb += less.eq(below)
-            trits.insert(0, Cat(one, two))
-        rest = less
+        valid = ~bad if power == 81 else Const(1, 1)
+        trits.insert(0, Cat(one, two) & valid.replicate(2))
+        if power > 1:
+            less = Signal(range(power), name=f"{name}_mod_{power}")
+            below = (rest - Mux(two, 2 * power, Mux(one, power, 0)))[: len(less)]
+            m.d.comb += less.eq(below & valid.replicate(len(less)))
+            rest = less
     return Cat(trits), bad
 
 

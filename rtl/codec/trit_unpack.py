@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -272,7 +272,8 @@ class TritUnpack(wiring.Component):
             ]
             turned, trits, flags = self._turn(m, ring, f"ring{number}")
             start, until = start + size, done + size * digits // config.lanes
-            with m.If((step >= done) & (step < until)):
+            since = step >= done if done else Const(1, 1)
+            with m.If(since & (step < until)):
                 m.d.comb += [
                     Cat(decoded.trits).eq(Cat(trits)),
                     Cat(decoded.invalid).eq(Cat(flags)),

@@ -57,7 +57,8 @@ class Quantiser(wiring.Component):
     valid, ready, first, last : admission of a row.  ``last`` is implied where ``rows`` are reached.
     take, opens, row : what is admitted now, whether it opens a vector, its index in the vector.
     magnitudes, signs : of the row admitted ``front`` cycles ago.
-    tag : of the vector whose last row was admitted ``front + levels`` cycles ago.
+    tag : if ``tag_width`` is not 0; of the vector whose last row was admitted
+        ``front + levels`` cycles ago.
     o : :py:`Out(stream.Signature(StructLayout))`, ``codes``, ``first``, ``last``.
     peak_o : :py:`Out(stream.Signature(StructLayout))`, ``peak``, ``tag``: one per vector.
     """
@@ -77,13 +78,13 @@ class Quantiser(wiring.Component):
             "row": Out(range(config.rows)),
             "magnitudes": In(data.ArrayLayout(unsigned(config.width), config.lanes)),
             "signs": In(config.lanes),
-            "tag": In(config.tag_width),
+            **({"tag": In(config.tag_width)} if config.tag_width else {}),
             "o": Out(stream.Signature(codes_layout(config.code_width, config.lanes))),
             "peak_o": Out(
                 stream.Signature(
                     data.StructLayout({
                         "peak": unsigned(config.width),
-                        "tag": unsigned(config.tag_width),
+                        **({"tag": unsigned(config.tag_width)} if config.tag_width else {}),
                     })
                 )
             ),
@@ -102,9 +103,6 @@ class Quantiser(wiring.Component):
         )
         slot_peak = Array(
             Signal(config.width, name=f"peak_{slot}", reset_less=True) for slot in range(2)
-        )
-        slot_tag = Array(
-            Signal(config.tag_width, name=f"tag_{slot}", reset_less=True) for slot in range(2)
         )
         close_slot, commit_slot, read_slot, send_slot = (
             Signal(name=f"{name}_slot") for name in ("close", "commit", "read", "send")
@@ -159,7 +157,6 @@ class Quantiser(wiring.Component):
         with m.If(done[2]):
             m.d.sync += [
                 slot_peak[commit_slot].eq(so_far),
-                slot_tag[commit_slot].eq(self.tag),
                 closing.bit_select(commit_slot, 1).eq(0),
                 to_read.bit_select(commit_slot, 1).eq(1),
                 to_send.bit_select(commit_slot, 1).eq(1),
@@ -169,8 +166,14 @@ class Quantiser(wiring.Component):
         m.d.comb += [
             self.peak_o.valid.eq(to_send.bit_select(send_slot, 1)),
             self.peak_o.p.peak.eq(slot_peak[send_slot]),
-            self.peak_o.p.tag.eq(slot_tag[send_slot]),
         ]
+        if config.tag_width:
+            slot_tag = Array(
+                Signal(config.tag_width, name=f"tag_{slot}", reset_less=True) for slot in range(2)
+            )
+            m.d.comb += self.peak_o.p.tag.eq(slot_tag[send_slot])
+            with m.If(done[2]):
+                m.d.sync += slot_tag[commit_slot].eq(self.tag)
         with m.If(self.peak_o.valid & self.peak_o.ready):
             m.d.sync += [to_send.bit_select(send_slot, 1).eq(0), send_slot.eq(~send_slot)]
 

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -186,8 +187,15 @@ def netlist(design: Design, family_name: str, out: Path) -> Path:
 
 
 def cell_models(family_name: str) -> list[Path]:
-    """Verilog simulation models of the family's cells; they may include files beside them."""
-    return [_share() / model for model in family(family_name).models]
+    """Verilog simulation models of the family's cells: one file that includes no other."""
+    texts = [(_share() / model).read_text() for model in family(family_name).models]
+
+    def fill(work: Path) -> None:
+        text = "`define NO_INCLUDES\n" + "\n".join(texts)
+        text = re.sub(r"^\s*specify\b.*?\bendspecify\b", "", text, flags=re.MULTILINE | re.DOTALL)
+        (work / f"{family_name}.v").write_text(text)
+
+    return [cache.folder("cell-models", [*texts, _source()], fill) / f"{family_name}.v"]
 
 
 def _synthesised(text: str, block: str, top: str, parts: Family, synth: list[str]) -> Path:

@@ -264,6 +264,7 @@ def fpga(
 ) -> None:
     """Synthesis, place and route and bitstream for a board, and a report."""
     from ..fpga import boards, flow
+    from . import reports
 
     wanted = boards.board(board)
     found, choice = _choose(block, preset, settings, config)
@@ -281,8 +282,8 @@ def fpga(
     if json:
         say_json(report.values())
     else:
-        print(report.page())
-        print(f"{folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
+        table(*reports.placed(report))
+        print(f"report: {folder / 'report.md'}")
     if complaint := report.complaint():
         raise Failed(complaint)
 
@@ -309,7 +310,7 @@ def asic(
     from ..asic import flow
     from ..asic.library import library as find_library
     from ..sim.run import simulate
-    from . import cache
+    from . import cache, reports
 
     wanted = find_library(library)
     found, choice = _choose(block, preset, settings, config)
@@ -341,8 +342,8 @@ def asic(
     if json:
         say_json(report.json())
     else:
-        print((folder / "report.md").read_text())
-        print(f"{folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
+        table(*reports.mapped(report))
+        print(f"report: {folder / 'report.md'}")
     if complaints := report.complaints():
         raise Failed("; ".join(complaints))
 

@@ -107,6 +107,35 @@ def netlist(design: Design, what: str, progress: Progress) -> list[Path]:
     return [fpga.netlist(design, what, folder), *fpga.cell_models(what)]
 
 
+def placed(report: Any) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of the table of ``fpga``."""
+    names = {"lut": "LUT4", "ff": "flip-flops", "ram": "block RAMs", "dsp": "DSP blocks"}
+    rows = [
+        [title, getattr(report, name), f"{report.percent[name]:.1f} % of {report.device}"]
+        for name, title in names.items()
+    ]
+    rows.append(["MHz", report.fmax_mhz, f"target {report.target_mhz:g}"])
+    if path := report.critical_path:
+        rows.append(["slowest path", f"{path.delay_ns:.2f} ns", f"{path.start} to {path.end}"])
+    rows.append(["bitstream", report.bitstream or "none", ""])
+    return ["", f"{report.block} on {report.board}", ""], rows
+
+
+def mapped(report: Any) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of the table of ``asic``."""
+    simulated = {True: "passed", False: "FAILED", None: "not run"}[report.gate_sim_passed]
+    target = f"target {report.target_mhz:g}, " if report.target_mhz else ""
+    rows = [
+        ["cells", report.cells, f"{report.flip_flops} flip-flops"],
+        ["square micrometres", f"{report.area_um2:.1f}", "cells alone"],
+        ["NAND2 equivalents", report.nand2_equivalents, ""],
+        ["MHz", report.fmax_mhz, f"{target}{report.timing_engine}"],
+        ["gate-level simulation", simulated, ""],
+        ["netlist", report.netlist, ""],
+    ]
+    return ["", f"{report.block} in {report.library}", ""], rows
+
+
 def steps(progress: Progress, every: bool) -> Callable[[dict[str, Any]], None]:
     """A training's callback that shows each step, or those alone at which the loss was taken."""
 

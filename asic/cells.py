@@ -6,24 +6,25 @@ from pathlib import Path
 
 from ..gen import cache, tools
 
+SCRIPT = """\
+read_liberty -ignore_miss_func -ignore_miss_dir -ignore_miss_data_latch -ignore_buses cells.lib
+proc
+opt_clean
+write_verilog -noattr cells.v
+"""
+
 
 def models(text: str) -> Path:
     """Verilog models of the cells in ``text``, a Liberty file without tables; kept by content."""
     yosys = tools.find("yosys")
+    key = [text, yosys.version, SCRIPT]
 
     def fill(folder: Path) -> None:
         (folder / "cells.lib").write_text(text)
-        script = (
-            "read_liberty -ignore_miss_func -ignore_miss_dir -ignore_miss_data_latch "
-            "-ignore_buses cells.lib\nproc\nopt_clean\nwrite_verilog -noattr -noexpr cells.v\n"
-        )
-        (folder / "cells.ys").write_text(script)
-        tools.run(yosys, ["-q", "cells.ys"], cwd=folder, log=folder / "cells.log")
-        (folder / "cells.v").write_text(_clean((folder / "cells.v").read_text()))
+        (folder / "cells.ys").write_text(SCRIPT)
+        log = cache.log("asic-cells", key, "cells")
+        tools.run(yosys, ["-q", "cells.ys"], cwd=folder, log=log)
+        made = (folder / "cells.v").read_text()
+        (folder / "cells.v").write_text(re.sub(r"\A/\*.*?\*/\s*", "", made, flags=re.DOTALL))
 
-    return cache.folder("asic-cells", [text, yosys.version, _clean.__doc__ or ""], fill) / "cells.v"
-
-
-def _clean(text: str) -> str:
-    """Version 1: drop the dated header, so that one library gives one text."""
-    return re.sub(r"\A/\*.*?\*/\s*", "", text, flags=re.DOTALL)
+    return cache.folder("asic-cells", key, fill) / "cells.v"

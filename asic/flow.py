@@ -211,7 +211,7 @@ class _Flow:
             if self.macros:
                 text = "\n".join(macro.text for macro in self.macros)
                 (self.work / "memories.v").write_text(text)
-                stub = memories.liberty(self.macros, 0.005)
+                stub = memories.liberty(self.macros)
                 (self.work / "memories.lib").write_text(stub)
                 stubs = ["read_verilog -lib memories.v"]
             self._yosys(

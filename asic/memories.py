@@ -15,6 +15,7 @@ from typing import Any
 from ..rtl.errors import AtriplexError
 
 CELL = "$mem_v2"
+PIN_PF = 0.005  # capacitance taken for every input of a macro, in picofarads
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def replace(netlist: dict[str, Any], top: str, above: int) -> tuple[dict[str, in
     return counts, list(macros.values())
 
 
-def liberty(macros: list[Macro], load_pf: float) -> str:
+def liberty(macros: list[Macro]) -> str:
     """A Liberty stub by which paths end and begin at a macro's ports without any delay inside."""
     widths = sorted({port.width for macro in macros for port in macro.ports})
     types = "".join(
@@ -81,7 +82,7 @@ def liberty(macros: list[Macro], load_pf: float) -> str:
     )
     cells = "".join(
         f"  cell ({macro.name}) {{\n    area : 0;\n    is_macro_cell : true;\n"
-        + "".join(_stub(macro, port, load_pf) for port in macro.ports)
+        + "".join(_stub(port) for port in macro.ports)
         + "  }\n"
         for macro in macros
     )
@@ -99,16 +100,16 @@ def liberty(macros: list[Macro], load_pf: float) -> str:
     )
 
 
-def _stub(macro: Macro, port: Port, load_pf: float) -> str:
+def _stub(port: Port) -> str:
     zero = 'scalar) { values ("0.0"); }'
     if port.name == "clk":
-        return f"    pin (clk) {{ direction : input; clock : true; capacitance : {load_pf}; }}\n"
+        return f"    pin (clk) {{ direction : input; clock : true; capacitance : {PIN_PF}; }}\n"
     if port.direction == "input":
         arc = (
             'timing () { related_pin : "clk"; timing_type : setup_rising; '
             f"rise_constraint ({zero} fall_constraint ({zero} }}"
         )
-        inner = f"direction : input; capacitance : {load_pf};" + (f" {arc}" if port.sync else "")
+        inner = f"direction : input; capacitance : {PIN_PF};" + (f" {arc}" if port.sync else "")
     else:
         tables = "".join(
             f"{kind} ({zero} "

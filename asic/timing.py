@@ -19,7 +19,7 @@ from ..gen import tools
 from ..rtl.errors import Missing, ToolFailed
 from .liberty import Group, Liberty
 from .library import Library
-from .memories import Macro
+from .memories import PIN_PF, Macro
 
 COMMON = "no wire load, an ideal clock, one corner, no setup or delay inside memory macros"
 LIMITS = {
@@ -385,6 +385,9 @@ class _Longest:
     def _loads(self) -> None:
         for cell in self.netlist.cells.values():
             if cell["type"] in self.macros:
+                for port in self.macros[cell["type"]].ports:
+                    for bit in cell["connections"][port.name] * (port.direction == "input"):
+                        self.load[bit] += PIN_PF
                 continue
             for pin, farad in self.models[cell["type"]].capacitance.items():
                 for bit in cell["connections"].get(pin, ()):

@@ -98,7 +98,7 @@ def find(name: str) -> Block:
 
 
 def _packages() -> Iterator[str]:
-    yield f"{__package__.rpartition('.')[0]}.rtl"
+    yield f"{__name__.split('.')[0]}.rtl"
     for entry in importlib.metadata.entry_points(group="atriplex.blocks"):
         yield entry.value
 

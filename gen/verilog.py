@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import amaranth.back.rtlil as rtlil  # pyright: ignore[reportMissingImports]  # not in the stubs
 from amaranth._toolchain.yosys import find_yosys
-from amaranth.back import rtlil
 from amaranth.hdl import Elaboratable, Module, Signal, Value
 from amaranth.hdl._ir import PortDirection
 from amaranth.lib.wiring import In, Out

@@ -29,6 +29,13 @@ class AddSelect(wiring.Component):
     y : :py:`Out(signed(width + 1))`
     """
 
+    a: Signal
+    b: Signal
+    invert: Signal
+    enable: Signal
+    carry: Signal
+    y: Signal
+
     def __init__(self, config: AddSelectConfig):
         self.config = config
         super().__init__({

@@ -11,7 +11,7 @@ import dataclasses
 import re
 from typing import Any
 
-from amaranth.back import rtlil
+import amaranth.back.rtlil as rtlil  # pyright: ignore[reportMissingImports]  # not in the stubs
 from amaranth.hdl import ClockSignal, Instance, ResetSignal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In

@@ -14,15 +14,21 @@ class Pipeline(wiring.Component):
     ``enable`` and need no reset.
     """
 
-    i_valid: In(1)
-    i_ready: Out(1)
-    o_valid: Out(1)
-    o_ready: In(1)
-    enable: Out(1)
+    i_valid: Signal
+    i_ready: Signal
+    o_valid: Signal
+    o_ready: Signal
+    enable: Signal
 
     def __init__(self, stages: int):
         self.stages = stages
-        super().__init__()
+        super().__init__({
+            "i_valid": In(1),
+            "i_ready": Out(1),
+            "o_valid": Out(1),
+            "o_ready": In(1),
+            "enable": Out(1),
+        })
 
     def elaborate(self, platform):
         m = Module()

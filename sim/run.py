@@ -32,12 +32,18 @@ TIMESCALE = ("1ns", "1ps")
 class Emitted(Protocol):
     """What a run needs of a design (``atriplex.gen.verilog.Design`` is one)."""
 
-    block: str
-    module: str
-    config: dict[str, Any]
-    top: str
-    text: str
-    ports: Sequence[Any]
+    @property
+    def block(self) -> str: ...
+    @property
+    def module(self) -> str: ...
+    @property
+    def config(self) -> dict[str, Any]: ...
+    @property
+    def top(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def ports(self) -> Sequence[Any]: ...
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def test_preset_takes_changes_and_refuses_unknown_names() -> None:
 
 
 def test_digest_changes_with_every_parameter() -> None:
-    digests = {SampleConfig(**v).digest() for v in ({}, {"lanes": 5}, {"mode": "small"})}
+    digests = {SampleConfig.of(v).digest() for v in ({}, {"lanes": 5}, {"mode": "small"})}
     assert len(digests) == 3
 
 

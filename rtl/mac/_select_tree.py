@@ -69,6 +69,12 @@ class SelectTree(wiring.Component):
     a wire in the Verilog.
     """
 
+    acts: Signal
+    weights: Signal
+    enable: Signal
+    sum: Signal
+    pending: Signal
+
     def __init__(self, config: SelectTreeConfig):
         self.config = config
         super().__init__({

@@ -228,6 +228,15 @@ class _Vectors(wiring.Component):
     ``tile`` when ``enable`` was last high.
     """
 
+    acts_i: stream.Interface
+    enable: Signal
+    tile: Signal
+    release: Signal
+    valid: Signal
+    last_tile: Signal
+    load: Signal
+    acts: Signal
+
     def __init__(self, config: TernaryGemvConfig):
         self.config = config
         super().__init__({
@@ -293,6 +302,17 @@ class _Passes(wiring.Component):
     In a cycle with ``moves`` one word of weights meets tile ``tile``; the word is on ``weights`` a
     cycle of ``enable`` later, beside the tile.
     """
+
+    weights_i: stream.Interface
+    enable: Signal
+    vector_valid: Signal
+    last_tile: Signal
+    load: Signal
+    tile: Signal
+    moves: Signal
+    completes: Signal
+    ending: Signal
+    weights: Signal
 
     def __init__(self, config: TernaryGemvConfig):
         self.config = config

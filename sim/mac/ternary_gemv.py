@@ -13,7 +13,7 @@ from ..types import Streams, Transfers
 if TYPE_CHECKING:
     from ...rtl.mac.ternary_gemv import TernaryGemvConfig
 
-Array = NDArray[np.int64]
+Array = NDArray[np.integer]
 
 
 def product(config: "TernaryGemvConfig", acts: Array, trits: Array, load: bool = True) -> Streams:
@@ -65,16 +65,17 @@ def stimulus(config: "TernaryGemvConfig", rng: np.random.Generator, transfers: i
             trits[:] = (-1, 1, 0)[corner // 2]
         run = product(config, acts, trits, load=not keep)
         if corner % 4 == 3:
-            run["acts_i"] = _restarted(run["acts_i"], rng, rng.integers(1, config.max_tiles + 1))
+            run["acts_i"] = _restarted(run["acts_i"], rng, config.max_tiles)
         if corner % 5 == 4 and not keep:
-            run["weights_i"] = _restarted(run["weights_i"], rng, rng.integers(1, rows * tiles + 1))
+            run["weights_i"] = _restarted(run["weights_i"], rng, rows * tiles)
         runs.append(run)
         steps += rows * tiles
     return joined(runs)
 
 
-def _restarted(run: Transfers, rng: np.random.Generator, drop: int) -> Transfers:
-    """``run`` after ``drop`` transfers of a run that is broken off."""
+def _restarted(run: Transfers, rng: np.random.Generator, most: int) -> Transfers:
+    """``run`` after up to ``most`` transfers of a run that is broken off."""
+    drop = rng.integers(1, most, endpoint=True)
     broken = {name: values[rng.integers(0, len(values), drop)] for name, values in run.items()}
     broken["last"] = np.zeros(drop, np.int64)
     return {name: np.concatenate([broken[name], values]) for name, values in run.items()}

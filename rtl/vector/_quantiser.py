@@ -9,10 +9,10 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from .._add_select import AddSelect, AddSelectConfig
 from .._once import once
 from .._pipeline import Pipeline
 from ..config import Config, param
+from ._divider import Divider, DividerConfig
 
 SLACK = 16
 """Rows of the buffer beyond the longest vector: what is in flight between the two passes."""
@@ -40,7 +40,12 @@ class QuantiserConfig(Config):
     @property
     def code_latency(self) -> int:
         """Registers between a row's read address and its codes."""
-        return self.code_width + 2
+        return 1 + self.divider.latency
+
+    @property
+    def divider(self) -> DividerConfig:
+        """The unit that makes one lane's codes."""
+        return DividerConfig(width=self.width, code_width=self.code_width)
 
 
 class Quantiser(wiring.Component):
@@ -216,60 +221,24 @@ class Quantiser(wiring.Component):
         return m
 
     def _divide(self, m, platform, enable, row, divisor):
-        """Codes of ``row``, which is a cycle behind ``divisor``.
-
-        With ``e = 2 * magnitude - divisor``, the code is the quotient of ``top * e`` (a signed
-        remainder) by ``2 * divisor`` plus half its range: its first bit is the sign of ``e``, each
-        further one that of the remainder after adding or subtracting.  The lowest bit is 1 only if
-        the remainder is above 0: at 0 there is a tie, and the even code is one less.
-        """
+        """Codes of ``row``, which is a cycle behind ``divisor``."""
         config = self.config
-        width, bits = config.width, config.code_width - 1
-        divisors = [divisor]
-        for stage in range(1, bits + 2):
-            later = Signal(width, name=f"divisor_{stage}", reset_less=True)
+        divisors = []
+        for stage in range(config.divider.divisors):
+            later = Signal(config.width, name=f"divisor_{stage}", reset_less=True)
             with m.If(enable):
-                m.d.sync += later.eq(divisors[-1])
+                m.d.sync += later.eq(divisors[-1] if divisors else divisor)
             divisors.append(later)
-
-        signs = delayed(m, row[-config.lanes :], bits + 1, "signs", enable=enable, reset_less=True)
         for lane in range(config.lanes):
-            magnitude = row[lane * width : (lane + 1) * width]
-            excess = Signal(signed(width + 1), name=f"excess_{lane}", reset_less=True)
-            rest = Signal(signed(width + 1 + bits), name=f"rest{bits}_{lane}", reset_less=True)
-            with m.If(enable):
-                m.d.sync += [
-                    excess.eq(Cat(Const(0, 1), magnitude) - divisors[1]),
-                    rest.eq(Cat(Const(0, bits), excess).as_signed() - excess),
-                ]
-            quotient = Const(0, 0)
-            for bit in reversed(range(bits - 1)):  # now for quotient bit ``bit``
-                positive = ~rest[-1]
-                step = AddSelect(AddSelectConfig(width=width + 2))
-                m.submodules[f"step{bit}_{lane}"] = once(platform, step)
-                m.d.comb += [
-                    step.a.eq(rest[bit + 1 :].as_signed()),
-                    step.b.eq(divisors[bits + 1 - bit]),
-                    step.enable.eq(1),
-                    step.invert.eq(positive),
-                    step.carry.eq(positive),
-                ]
-                found = Signal(bits - 1 - bit, name=f"quotient{bit}_{lane}", reset_less=True)
-                left = Signal(signed(width + 2 + bit), name=f"rest{bit}_{lane}", reset_less=True)
-                with m.If(enable):
-                    m.d.sync += [
-                        left.eq(Cat(rest[: bit + 1], step.y)),
-                        found.eq(Cat(positive, quotient)),
-                    ]
-                rest, quotient = left, found
-            whole = Signal(bits, name=f"whole_{lane}")
-            code = Signal(signed(bits + 1), name=f"code_{lane}", reset_less=True)
+            divider = Divider(config.divider)
+            m.submodules[f"divider_{lane}"] = once(platform, divider)
             m.d.comb += [
-                whole.eq(Cat(~rest[-1] & rest[:-1].any(), quotient)),
-                self.o.p.codes[lane].eq(code),
+                divider.enable.eq(enable),
+                divider.magnitude.eq(row[lane * config.width : (lane + 1) * config.width]),
+                divider.sign.eq(row[lane - config.lanes]),
+                Cat(divider.divisors).eq(Cat(divisors)),
+                self.o.p.codes[lane].eq(divider.code),
             ]
-            with m.If(enable):
-                m.d.sync += code.eq(Mux(signs[lane], -whole, whole))
 
 
 def codes_layout(code_width: int, lanes: int) -> data.StructLayout:

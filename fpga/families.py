@@ -17,8 +17,8 @@ PINS, ROUTED = "pins.txt", "routed.txt"
 class Family:
     """One family of parts, and the tools for it.
 
-    ``carry`` says whether carry cells are used unless asked otherwise, ``no_carry`` is the option
-    that avoids them.  ``pads`` is the pass that puts pads on a module where nextpnr does not.
+    ``carry`` says whether carry cells are used unless asked otherwise, ``no_carry`` are the
+    options that avoid them.  ``pads`` puts pads on a module's ports where nextpnr does not.
     ``place_files`` and ``pack_files`` name the files of place and route and of the packer.
     ``models`` are simulation models of the cells, under the data folder of yosys; ``unmodelled``
     resources have none.  ``costs`` gives for each resource the cells that take it (patterns), and
@@ -28,7 +28,7 @@ class Family:
     name: str
     synth: tuple[str, ...]
     carry: bool
-    no_carry: str
+    no_carry: tuple[str, ...]
     pads: str
     place: str
     place_files: tuple[str, ...]
@@ -101,7 +101,7 @@ FAMILIES = {
         name="ecp5",
         synth=("synth_ecp5",),
         carry=True,
-        no_carry="-noccu2",
+        no_carry=("-noccu2",),
         pads="",
         place="nextpnr-ecp5",
         place_files=("--lpf", PINS, "--textcfg", ROUTED),
@@ -122,7 +122,7 @@ FAMILIES = {
         name="ice40",
         synth=("synth_ice40",),
         carry=True,
-        no_carry="-nocarry",
+        no_carry=("-nocarry",),
         pads="",
         place="nextpnr-ice40",
         place_files=("--pcf", PINS, "--asc", ROUTED),
@@ -143,7 +143,8 @@ FAMILIES = {
         name="gowin",
         synth=("synth_gowin", "-noiopads"),
         carry=False,  # see docs/fpga.md
-        no_carry="-noalu",
+        # Adders out of LUT5 to LUT8, which yosys prefers, take three times the LUTs.
+        no_carry=("-noalu", "-nowidelut"),
         pads="iopadmap -bits -inpad IBUF O:I -outpad OBUF I:O",
         place="nextpnr-himbaechel-gowin",
         place_files=("--vopt", f"cst={PINS}", "--write", ROUTED),

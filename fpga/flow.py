@@ -54,7 +54,7 @@ def build(
     yosys, place = tools.find("yosys"), tools.find(parts.place)
     pack = None if out_of_context else tools.find(parts.pack)
     used = [tool for tool in (yosys, place, pack) if tool]
-    synth = [*board.synth, *([] if carry else [parts.no_carry])]
+    synth = [*board.synth, *(() if carry else parts.no_carry)]
     top = design.top if out_of_context else shell.TOP
     text = design.text if out_of_context else design.text + shell.verilog(design)
     names = [f"{tool.name} {tool.version} {tool.origin}" for tool in used]
@@ -171,7 +171,7 @@ def netlist(design: Design, family_name: str, out: Path) -> Path:
     them are refused.
     """
     parts = family(family_name)
-    synth = [] if parts.carry else [parts.no_carry]
+    synth = [] if parts.carry else [*parts.no_carry]
     made = _synthesised(design.text, design.top, design.top, parts, synth)
     cells = json.loads((made / "netlist.json").read_text())["modules"][design.top]
     used = parts.resources(cells)
@@ -245,7 +245,7 @@ def _synthesised(text: str, block: str, top: str, parts: Family, synth: list[str
 
 def _mapped(text: str, parts: Family, synth: Iterable[str]) -> tuple[str, ...]:
     """Modules that become one carry chain each."""
-    if parts.name != "ecp5" or parts.no_carry in synth:
+    if parts.name != "ecp5" or set(parts.no_carry) <= set(synth):
         return ()
     return tuple(sorted(ecp5.select_adders(text)))
 

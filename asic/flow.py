@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..gen.verilog import Design
 
 MEMORY_BITS = 2048  # up to here a memory becomes flip-flops
+MEMORY_NOTE = "memories.v has their behaviour; at power-up only ROMs hold anything defined."
 FAN_OUT = 8  # most readers of a net before it is buffered
 
 # Not ``&fraig -x``, which is in yosys's own script: it ran for hours on a tree of adders.
@@ -143,7 +144,7 @@ def build(
 
 
 def gate_sources(out: Path) -> list[Path]:
-    """The Verilog files that simulate the netlist in ``out``: netlist, cell models, memory models."""
+    """The Verilog that simulates the netlist in ``out``: itself, models of cells and memories."""
     report = json.loads((out / "report.json").read_text())
     names = [report["netlist"], "cells.v", "memories.v"]
     return [out / name for name in names if (out / name).exists()]
@@ -182,7 +183,9 @@ class _Flow:
             ]
             name = self.library.name
             if not liberty.gates(INVERTER):
-                raise AtriplexError(f"library {name} has no inverter, so nothing can be mapped to it")
+                raise AtriplexError(
+                    f"library {name} has no inverter, so nothing can be mapped to it"
+                )
             if not any(len(cell.inputs) == 2 for cell in usable):
                 raise AtriplexError(f"library {name} has no gate with two inputs")
             (self.work / "cells.lib").write_text(liberty.light())
@@ -242,7 +245,6 @@ class _Flow:
                 f"set_driving_cell {driver.name}\nset_load {library.load:g}\n"
             )
             (self.work / "abc.script").write_text("\n".join(MAPPINGS[mapping]) + "\n")
-            stubs = ["read_verilog -lib memories.v"] if self.macros else []
             self._yosys(
                 "map",
                 "read_rtlil gates.il",
@@ -254,7 +256,6 @@ class _Flow:
                 "opt_clean -purge",  # first, or every alias gets a buffer
                 *self._buffers(),
                 "rename -enumerate -pattern g% c:*",  # one name in every file written
-                *(stub for stub in stubs if stub not in stubs[1:]),
                 "tee -q -o stat.json stat -json -liberty cells.lib",
                 "write_json mapped.json",
                 "write_verilog -noattr -noexpr -nohex -nodec -simple-lhs netlist.v",
@@ -377,15 +378,19 @@ class _Flow:
         (self.work / f"{name}.ys").write_text("\n".join(commands) + "\n")
         log = self._log(name)
         try:
-            tools.run(
-                self.yosys, ["-l", f"{name}.yosys.log", f"{name}.ys"], cwd=self.work, log=log
-            )
+            tools.run(self.yosys, ["-l", f"{name}.yosys.log", f"{name}.ys"], cwd=self.work, log=log)
         except ToolFailed as failure:  # after abc, yosys from the wheel speaks only to its own log
             own = self.work / f"{name}.yosys.log"
             said = own.read_text(errors="replace") if own.exists() else ""
             if first := re.search(r"^ERROR: (.*)$", said, re.MULTILINE):
                 log.write_text(said)
                 raise ToolFailed(f"yosys failed: {first.group(1)}", log) from None
+            if name == "map" and not re.search(r"^ERROR", log.read_text(), re.MULTILINE):
+                raise ToolFailed(
+                    f"abc, inside yosys, broke down on library {self.library.name}; "
+                    "are its timing tables sound?",
+                    log,
+                ) from None
             raise failure
 
     def _log(self, name: str) -> Path:
@@ -452,8 +457,7 @@ def page(report: Report, found: timing.Timing) -> str:
     if report.memories:
         parts += [
             "## Memories",
-            f"Macros with {report.memory_bits} bits in all, not part of the area. "
-            "memories.v has their behaviour; what they hold at power-up is undefined, but for ROMs.",
+            f"Macros with {report.memory_bits} bits in all, not part of the area. {MEMORY_NOTE}",
             _table(
                 ("macro", "count", "bits each"),
                 [(m.macro, str(m.count), str(m.bits)) for m in report.memories],
@@ -461,15 +465,11 @@ def page(report: Report, found: timing.Timing) -> str:
         ]
     parts += [
         "## Cells",
-        _table(
-            ("cell", "count"), [(name, str(n)) for name, n in report.cells_by_type.items()]
-        ),
+        _table(("cell", "count"), [(name, str(n)) for name, n in report.cells_by_type.items()]),
         "## Parameters",
         _table(("parameter", "value"), [(k, str(v)) for k, v in report.config.items()]),
         "## Time taken",
-        _table(
-            ("stage", "seconds"), [(name, f"{s:.1f}") for name, s in report.seconds.items()]
-        ),
+        _table(("stage", "seconds"), [(name, f"{s:.1f}") for name, s in report.seconds.items()]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reader of Liberty files: what cells a library has, what they compute, how large and fast they are.
+"""Reader of Liberty files: what a library's cells compute, how large and how fast they are.
 
 Reads in two steps, because files of tens of megabytes are common and nearly all of them is timing
 tables: :func:`read` looks at everything but the tables; :meth:`Liberty.group` reads one cell whole.
@@ -106,7 +106,7 @@ class Liberty:
         return _parse(body)
 
     def head(self, name: str) -> Group:
-        """What stands before the cells in the file that holds cell ``name``: units and templates."""
+        """What stands before the cells in the file of cell ``name``: units and templates."""
         return self.heads[self.bodies[name][1]]
 
     def light(self, names: Iterable[str] | None = None) -> str:

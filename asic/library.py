@@ -105,7 +105,7 @@ def libraries() -> dict[str, Library]:
 
 
 def library(wanted: str | Sequence[str]) -> Library:
-    """The library of that name, or of those Liberty files (a path, several, or some joined by commas).
+    """The library of that name, or of those Liberty files: paths, one by one or joined by commas.
 
     Raises an error of one sentence where the name is unknown or the files are not on this machine.
     """
@@ -151,12 +151,12 @@ def _of_files(files: tuple[Path, ...]) -> Library:
 
 def _name_of(files: tuple[Path, ...]) -> str:
     name = FILE.sub("", files[0].name)
-    return name if len(files) == 1 else os.path.commonprefix([p.name for p in files]).strip("_-.")
+    return name if len(files) == 1 else f"{name}_and_{len(files) - 1}_more"
 
 
 def _search(places: tuple[str, ...]) -> tuple[Path, ...]:
     for place in places:
-        pattern = os.path.expanduser(os.path.expandvars(place))
+        pattern = str(Path(os.path.expandvars(place)).expanduser())
         if "$" in pattern:
             continue
         if hits := sorted(glob.glob(pattern)):  # noqa: PTH207  (pathlib takes no absolute pattern)

@@ -115,7 +115,7 @@ def _stub(port: Port) -> str:
             f"{kind} ({zero} "
             for kind in ("cell_rise", "cell_fall", "rise_transition", "fall_transition")
         )
-        start = "related_pin : \"clk\"; timing_type : rising_edge;"
+        start = 'related_pin : "clk"; timing_type : rising_edge;'
         if not port.sync:
             address = port.name.replace("_data", "_addr")
             start = f'related_bus_pins : "{address}"; timing_sense : non_unate;'

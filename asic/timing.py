@@ -139,9 +139,7 @@ def _parse_checks(said: str, log: Path, unit: float, netlist: Netlist) -> Timing
     slack = re.search(r"^\s*(-?[\d.]+)\s+slack \(", said, re.MULTILINE)
     if not ends or not slack:
         raise ToolFailed("OpenSTA found no path that it could time", log)
-    points = re.findall(
-        r"^\s*-?[\d.]+\s+(-?[\d.]+) [\^v] (\S+) \((\S+)\)$", said, re.MULTILINE
-    )
+    points = re.findall(r"^\s*-?[\d.]+\s+(-?[\d.]+) [\^v] (\S+) \((\S+)\)$", said, re.MULTILINE)
     path = tuple((point, cell, float(time) * unit) for time, point, cell in points)
     delay = START_PERIOD_NS - float(slack.group(1)) * unit
     names = netlist.names
@@ -240,7 +238,7 @@ class Arc:
 
 @dataclass(frozen=True)
 class Model:
-    """Arcs of a cell in ns and pF: ``gates`` and ``clocked`` by output pin, ``setup`` by data pin."""
+    """Arcs of a cell in ns and pF, by output pin; ``setup`` by data pin."""
 
     gates: dict[str, list[Arc]]
     clocked: dict[str, list[Arc]]
@@ -314,9 +312,7 @@ def _arcs(
                 or (sense == "negative_unate" and edge == out)
             ):
                 continue
-            arcs = [
-                Arc(source, edge, out, tables[delay], tables.get(slew)) for source in sources
-            ]
+            arcs = [Arc(source, edge, out, tables[delay], tables.get(slew)) for source in sources]
             where.setdefault(pin, []).extend(arcs)
 
 

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 from atriplex.asic import flow, liberty, timing
 from atriplex.asic import library as lib
 from atriplex.gen import blocks, cache, tools
@@ -51,8 +50,8 @@ module memories(input clk, input rst, input we, input re, input [1:0] be,
     if (we) plain[wa] <= wd;
     if (re) held <= plain[ra];
     if (rst) held <= 9;
-    if (we) fresh[wa] <= wd;
-    through <= we && wa == ra ? wd : fresh[ra];
+    if (we) fresh[wa] <= ~wd;
+    through <= we && wa == ra ? ~wd : fresh[ra];
     if (be[0]) bytes[wa][1:0] <= wd[1:0];
     if (be[1]) bytes[wa][3:2] <= wd[3:2];
     constant <= rom[ra];
@@ -68,8 +67,11 @@ def design(text: str, top: str) -> Design:
 
 def _arc(sense: str, base: float) -> str:
     """A timing group whose delay grows with load (pF) and slew (ns)."""
-    rows = [f"{base + 2 * load + 0.3 * slew:.3f}" for load in (0.0, 0.1) for slew in (0.0, 0.5)]
-    table = f'(grid) {{ values ("{rows[0]}, {rows[1]}", "{rows[2]}, {rows[3]}"); }}'
+    rows = (
+        ", ".join(f"{base + 2 * load + 0.3 * slew:.4f}" for slew in (0.02, 0.1, 0.3, 0.5))
+        for load in (0.005, 0.02, 0.05, 0.1)
+    )
+    table = "(grid) { values (" + ", ".join(f'"{row}"' for row in rows) + "); }"
     tables = " ".join(
         f"{kind} {table}"
         for kind in ("cell_rise", "rise_transition", "cell_fall", "fall_transition")
@@ -112,7 +114,7 @@ HEAD = """library (handmade) {
   nom_process : 1; nom_voltage : 1; nom_temperature : 25;
   lu_table_template (grid) {
     variable_1 : total_output_net_capacitance; variable_2 : input_net_transition;
-    index_1 ("0.0, 0.1"); index_2 ("0.0, 0.5");
+    index_1 ("0.005, 0.02, 0.05, 0.1"); index_2 ("0.02, 0.1, 0.3, 0.5");
   }
 """
 GATES = (
@@ -205,9 +207,7 @@ def test_reader_takes_compressed_and_several_files(tmp_path: Path) -> None:
         ((HEAD + "cell (A) { pin (Y) { direction : output; } } }").encode(), "cell A has no area"),
     ],
 )
-def test_a_broken_file_is_named_with_its_fault(
-    tmp_path: Path, content: bytes, words: str
-) -> None:
+def test_a_broken_file_is_named_with_its_fault(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "broken.lib"
     path.write_bytes(content)
     with pytest.raises(liberty.LibertyError, match=words) as caught:
@@ -271,7 +271,9 @@ def test_a_netlist_comes_with_area_timing_and_pages(counter) -> None:
     assert report.flip_flops == cells["REG"] == 5
     assert report.flip_flop_area_share == pytest.approx(100 / report.area_um2, abs=1e-4)
     assert report.library == "handmade" and report.gate_sim_passed is None
-    assert report.critical_path["end"].startswith("o_payload") or report.critical_path["end"] == "full"
+    assert (
+        report.critical_path["end"].startswith("o_payload") or report.critical_path["end"] == "full"
+    )
     assert report.timing_limits and report.tools["yosys"]
     assert stages == ["library", "synthesis", "mapping for area", "timing", "cell models"]
     assert stages == list(report.seconds)
@@ -379,9 +381,7 @@ def test_a_library_that_lacks_cells_is_refused(tmp_path: Path, cells: str, words
     assert not (tmp_path / "out").exists()
 
 
-def test_a_failed_tool_leaves_its_log_and_no_folder(
-    handmade: lib.Library, tmp_path: Path
-) -> None:
+def test_a_failed_tool_leaves_its_log_and_no_folder(handmade: lib.Library, tmp_path: Path) -> None:
     broken = design("module counter(input clk); syntax error endmodule", "counter")
     with pytest.raises(ToolFailed, match="yosys failed") as caught:
         flow.build(broken, handmade, tmp_path / "out")
@@ -457,16 +457,16 @@ def test_a_loop_cannot_be_timed(
         timing.longest_path(timing.Netlist("x", module), handmade, [])
 
 
-def gate_run(name: str, preset: str, library: lib.Library, out: Path, transfers: int) -> flow.Report:
+def gate_run(
+    name: str, preset: str, library: lib.Library, out: Path, transfers: int
+) -> flow.Report:
     block = blocks.find(name)
     whole = emit(block, block.config.preset(preset))
     kind = "icarus" if shutil.which("iverilog") else "verilator"
 
     def passes(sources: list[Path]) -> bool:
         where = cache.root() / "sim"
-        outcome = simulate(
-            whole, cache=where, transfers=transfers, simulator=kind, sources=sources
-        )
+        outcome = simulate(whole, cache=where, transfers=transfers, simulator=kind, sources=sources)
         return outcome.passed
 
     return flow.build(whole, library, out, gate_sim=passes)

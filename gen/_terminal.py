@@ -53,6 +53,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = ""
 def _text(cell: Any) -> str:
     if isinstance(cell, Mapping):
         return ", ".join(f"{name}={value}" for name, value in cell.items())
+    if isinstance(cell, list | tuple):
+        return "; ".join(map(str, cell))
     return "" if cell is None else str(cell)
 
 

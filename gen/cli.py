@@ -99,8 +99,7 @@ def list_blocks(json: Json = False) -> None:
     if json:
         return say_json(blocks)
     keys = ("family", "name", "summary", "papers", "presets")
-    rows = [["; ".join(v) if isinstance(v := row[key], list) else v for key in keys] for row in blocks]
-    table(keys, rows)
+    table(keys, [[block[key] for key in keys] for block in blocks])
 
 
 @app.command()
@@ -427,7 +426,7 @@ def train(
         )
     if json:
         return say_json(figures)
-    table(("figure", "value"), [(key, value) for key, value in figures.items() if value is not None])
+    table(("figure", "value"), figures.items())
 
 
 @app.command()
@@ -490,11 +489,13 @@ def main() -> NoReturn:
         status = error.exit_status
     except BrokenPipeError:
         quiet_stdout()
-        status = 141
+        status = 1
     except (KeyboardInterrupt, typer.Abort):
         note("interrupted")
         status = 130
-    except typer.BadParameter.__mro__[2] as error:  # ClickException, wherever typer has it from
+    except Exception as error:
+        if not isinstance(error, typer.BadParameter.__mro__[2]):  # ClickException, whose ever it is
+            raise
         note(usage(error))
         status = 2
     sys.exit(status)

@@ -140,8 +140,10 @@ def steps(progress: Progress, every: bool) -> Callable[[dict[str, Any]], None]:
     """A training's callback that shows each step, or those alone at which the loss was taken."""
 
     def show(record: dict[str, Any]) -> None:
-        loss = "".join(f", {name} {record[name]:.3f}" for name in ("loss", "held_out") if name in record)
-        if every or loss:
-            progress(f"training: {record['model']} step {record['step']} of {record['steps']}{loss}")
+        at = f"training: {record['model']} step {record['step']} of {record['steps']}"
+        if "loss" in record:
+            progress(f"{at}, loss {record['loss']:.3f}, held out {record['held_out']:.3f}")
+        elif every:
+            progress(at)
 
     return show

@@ -53,7 +53,7 @@ def run(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Run:
 
 
 def frames(vcd: Path) -> list[Frame]:
-    """All values, by full name, as they are just before each rising clock edge or end of a window."""
+    """All values, by full name, just before each rising clock edge or end of a window."""
     names, values, path, found, at = {}, {}, [], [], {}
     with vcd.open("rb") as file:
         for token in tokenize(file):
@@ -73,7 +73,9 @@ def frames(vcd: Path) -> list[Frame]:
                 rises = value.lower() in "1x" and values.get(code) == "0"
                 values[code] = value
                 if rises and "ternary_dot.clk" in names[code]:
-                    found.append({name: at[key] for key in names if key in at for name in names[key]})
+                    found.append({
+                        name: at[key] for key in names if key in at for name in names[key]
+                    })
     return found
 
 

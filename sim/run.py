@@ -129,6 +129,7 @@ def simulate(
     simulator: str = "verilator",
     inputs: Streams | None = None,
     sources: Sequence[Path] | None = None,
+    plusargs: Sequence[str] = (),
     waves: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Outcome:
@@ -136,8 +137,8 @@ def simulate(
 
     ``inputs`` replaces the block's stimulus, and then ``transfers`` does not count.  ``sources``
     replaces the emitted Verilog by other files with the same top module and ports, as
-    for a netlist.  The run's folder (plan, log, result) is ``cache/runs/...``; with ``waves`` it
-    holds all signals in ``dump.vcd`` too.
+    for a netlist; ``plusargs`` are handed to it.  The run's folder (plan, log, result) is
+    ``cache/runs/...``; with ``waves`` it holds all signals in ``dump.vcd`` too.
 
     Raises :class:`ToolFailed` if the build or the simulator breaks down; wrong results are no
     error but an :class:`Outcome` that did not pass.
@@ -174,7 +175,7 @@ def simulate(
             test_dir=folder,
             results_xml=str(folder / "results.xml"),
             extra_env={"ATRIPLEX_PLAN": str(folder / "plan.json")},
-            plusargs=[f"+dumpfile_path={folder / 'dump.vcd'}"] if simulator == "icarus" else [],
+            plusargs=[f"+dumpfile_path={folder / 'dump.vcd'}", *plusargs],
             seed=seed,
             waves=waves,
             log_file=folder / "run.log",

@@ -287,11 +287,15 @@ def _cell(group: Group, farad: float, path: Path) -> Cell:
     kinds = [inner.kind for inner in group.groups]
     known = ("ff", "latch", "ff_bank", "latch_bank", "statetable")
     state = next((kind for kind in known if kind in kinds), None)
-    if "area" not in group.values:
-        raise LibertyError(f"{path}: cell {name} has no area")
+    try:
+        area = float(group.values["area"])
+    except KeyError:
+        raise LibertyError(f"{path}: cell {name} has no area") from None
+    except ValueError as fault:
+        raise LibertyError(f"{path}: cell {name}: area: {fault}") from None
     return Cell(
         name,
-        _number(group.values["area"]),
+        area,
         _number(group.values.get("cell_leakage_power")),
         group.values.get("dont_use", "").lower() == "true",
         state,

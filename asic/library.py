@@ -100,7 +100,8 @@ def libraries() -> dict[str, Library]:
         found[known.name] = replace(known, files=mine or _search(known.places))
     for name, files in own.items():
         if not any(name in (known.name, *known.aliases) for known in _known()):
-            found[name] = replace(_of_files(files), name=name)
+            get = f"mend its path in {config_file()}"
+            found[name] = Library(name=name, title="the user's own", get=get, files=files)
     return dict(sorted(found.items()))
 
 
@@ -119,9 +120,13 @@ def library(wanted: str | Sequence[str]) -> Library:
     name = next((lib.name for lib in known.values() if parts[0] in lib.aliases), parts[0])
     if name not in known:
         raise AtriplexError(unknown("library", name, known))
-    if not known[name].present():
-        raise Missing(f"the files of library {name} are not on this machine; {known[name].get}")
-    return known[name]
+    chosen = known[name]
+    if chosen.present():
+        return chosen if chosen.nand2 else replace(_of_files(chosen.files), name=name)
+    if chosen.files:  # only the user's settings name files that may be absent
+        absent = next(path for path in chosen.files if not path.is_file())
+        raise Missing(f"{config_file()} names {absent} for library {name}, which is not there")
+    raise Missing(f"the files of library {name} are not on this machine; {chosen.get}")
 
 
 @functools.lru_cache(maxsize=4)

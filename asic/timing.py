@@ -17,7 +17,7 @@ from typing import Any
 
 from ..gen import tools
 from ..rtl.errors import Missing, ToolFailed
-from .liberty import Group, Liberty
+from .liberty import Group, Liberty, LibertyError
 from .library import Library
 from .memories import PIN_PF, Macro
 
@@ -264,11 +264,14 @@ def _model(liberty: Liberty, name: str) -> Model:
     units = _nanoseconds(head), _femtofarads(head) * 1e-3
     templates = {group.args[0]: group for group in head.all("lu_table_template") if group.args}
     model = Model({}, {}, {}, {})
-    for pin in liberty.group(name).all("pin"):
-        for place in pin.args:
-            model.capacitance[place] = float(pin.values.get("capacitance", 0)) * units[1]
-            for timing in pin.all("timing"):
-                _arcs(model, place, timing, templates, units)
+    try:
+        for pin in liberty.group(name).all("pin"):
+            for place in pin.args:
+                model.capacitance[place] = float(pin.values.get("capacitance", 0)) * units[1]
+                for timing in pin.all("timing"):
+                    _arcs(model, place, timing, templates, units)
+    except (ValueError, KeyError) as fault:
+        raise LibertyError(f"the timing of cell {name} cannot be read: {fault}") from None
     return model
 
 
@@ -330,9 +333,9 @@ def _table(group: Group, templates: dict[str, Group], units: tuple[float, float]
         for name, scale in zip(("index_1", "index_2"), scales, strict=True)
     ]
     values = numbers(group.lists["values"], units[0])
-    first, second = axes
-    if len(values) == 1:
-        first, second = (), ()
+    first, second = axes if len(values) > 1 else ((), ())
+    if len(values) != max(len(first), 1) * max(len(second), 1):
+        raise ValueError(f"{len(values)} values for {len(first)} by {len(second)} indices")
     columns = max(len(second), 1)
     rows = tuple(values[at : at + columns] for at in range(0, len(values), columns))
     return Table(swapped, first, second, rows)

@@ -204,6 +204,7 @@ def test_reader_takes_compressed_and_several_files(tmp_path: Path) -> None:
         (HANDMADE[: len(HANDMADE) * 2 // 3].encode(), "groups are never closed"),
         ((HEAD + "}\n").encode(), "has no cells"),
         (gzip.compress(HANDMADE.encode())[:200], "damaged gzip file"),
+        (HANDMADE.replace("area : 5;", "area : few;").encode(), "cell NAND2: area: could not"),
         ((HEAD + "cell (A) { pin (Y) { direction : output; } } }").encode(), "cell A has no area"),
     ],
 )
@@ -256,6 +257,10 @@ def test_libraries_are_found_by_environment_alias_and_user_config(
     assert lib.library("house").nand2_area == 5
     assert lib.libraries()["house"].present()
 
+    config.write_text(f"libraries: {{house: {tmp_path}/gone.lib}}\n")
+    assert not lib.libraries()["house"].present()
+    with pytest.raises(Missing, match="names .*gone.lib for library house, which is not there"):
+        lib.library("house")
     config.write_text("libraries: {house: 3}\n")
     with pytest.raises(AtriplexError, match="libraries must map names to paths"):
         lib.libraries()
@@ -379,6 +384,25 @@ def test_a_library_that_lacks_cells_is_refused(tmp_path: Path, cells: str, words
     with pytest.raises(AtriplexError, match=words):
         flow.build(design(COUNTER, "counter"), lib.library(str(path)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "words"),
+    [
+        ("!(A * B)", "!(A * ", "broke down on library bad"),
+        ("lu_table_template", "other_template", "broke down on library bad"),
+        ('("0.2")', '("soon")', "the timing of cell REG cannot be read: could not"),
+        ('values ("0.2")', 'values ("0.2, 0.3")', "cell REG cannot be read: 2 values for 0 by 0"),
+    ],
+)
+def test_a_library_with_bad_tables_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: str, bad: str, words: str
+) -> None:
+    hide_opensta(monkeypatch)
+    path = tmp_path / "bad.lib"
+    path.write_text(HANDMADE.replace(good, bad))
+    with pytest.raises(AtriplexError, match=words):
+        flow.build(design(COUNTER, "counter"), lib.library(str(path)), tmp_path / "out")
 
 
 def test_a_failed_tool_leaves_its_log_and_no_folder(handmade: lib.Library, tmp_path: Path) -> None:

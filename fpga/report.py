@@ -183,8 +183,9 @@ def timing(placed: Mapping[str, Any], signals: Mapping[str, str]) -> CriticalPat
     routing = sum(segment.delay_ns for segment in segments if segment.kind == "routing")
     total = sum(segment.delay_ns for segment in segments)
     first, last = steps[0]["from"]["cell"], steps[-1]["to"]["cell"]
+    net = next((segment.net for segment in segments if segment.net), first)
     return CriticalPath(
-        start=signals.get(first) or next((s.net for s in segments if s.net), first),
+        start=signals.get(first) or net.removeprefix("block."),
         end=signals.get(last, last),
         delay_ns=round(total, 3),
         logic_ns=round(total - routing, 3),

@@ -12,17 +12,17 @@ from ..config import Config, param
 MANTISSA = 16
 """Bits of a mantissa; the radicand has twice as many."""
 
-SHIFT = 8
-"""Bits of the signed shift."""
+SHIFT = 6
+"""Bits of the unsigned shift."""
 
-SCALE = data.StructLayout({"mantissa": unsigned(MANTISSA), "shift": signed(SHIFT)})
+SCALE = data.StructLayout({"mantissa": unsigned(MANTISSA), "shift": unsigned(SHIFT)})
 """A number ``mantissa * 2**-shift``; the mantissa has its top bit set, or is 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleConfig(Config):
-    peak_width: int = param(39, "bits of the unsigned peak", ge=1, le=62)
-    square_width: int = param(57, "bits of the unsigned radicand", ge=1, le=62)
+    peak_width: int = param(39, "bits of the unsigned peak", ge=1, le=61)
+    square_width: int = param(57, "bits of the unsigned radicand", ge=1, le=61)
 
     @property
     def latency(self) -> int:
@@ -43,7 +43,8 @@ class Scale(wiring.Component):
        root, 16 bits.  A ``square`` of 0 counts as 1.
     3. ``(peak << 16) / root`` to the nearest integer, ties to even, then to 16 bits, ties upwards.
 
-    A ``peak`` of 0 gives mantissa 0 and the shift of a peak of 16 bits and a quotient of 0.
+    A ``peak`` of 0 gives mantissa 0, and the shift counts peak and quotient as having no bits.
+    The shift is 0 or more where the true scale is at most ``2**15``, and always below 64.
 
     Shifting takes 6 cycles (by 32, 16, ... 1 as needed, both at once), the root 16, the quotient 17
     and rounding it 2.  One scale at a time.
@@ -72,7 +73,7 @@ class Scale(wiring.Component):
         peak = Signal(peak_width, reset_less=True)
         square = Signal(square_width, reset_less=True)
         is_zero = Signal(reset_less=True)
-        shift = Signal(signed(SHIFT), reset_less=True)
+        shift = Signal(SHIFT, reset_less=True)  # modulo 2**SHIFT while it is made
         count = Signal(range(MANTISSA + 1))
         root = Signal(MANTISSA, reset_less=True)
         rest = Signal(MANTISSA + 2, reset_less=True)

@@ -55,11 +55,11 @@ class AbsmaxQuantise(wiring.Component):
     Vectors have 1 to ``max_len // lanes`` transfers; at that length ``last`` is implied.  All
     elements of a transfer count: fill up with zeros.
 
-    A vector's codes begin when all of it is in, and leave while the next comes in: one transfer
-    per cycle for vectors of at least ``ceil((log2(lanes) + 3) / 2)`` transfers.  The scale is
-    offered ``log2(lanes) + 2`` edges after the last transfer was taken, the first codes
-    ``code_width + 3`` later.  ``scale_o`` must be taken: two vectors later the input waits for it.
-    Reset drops whatever is in flight.
+    A vector's codes begin when all of it is in, and leave while the next comes in: throughput is
+    one transfer per cycle for vectors of at least ``(log2(lanes) + 3) / 2`` transfers.  Latency:
+    the scale is offered ``log2(lanes) + 2`` edges after the vector's last transfer was taken, the
+    first codes ``code_width + 3`` edges later.  ``scale_o`` must be taken: two vectors later the
+    input waits for it.  Reset drops whatever is in flight.
 
     Members
     -------

@@ -22,8 +22,8 @@ class RmsNormConfig(Config):
     lanes: int = param(8, "elements per transfer", ge=1, le=256)
     max_len: int = param(192, "elements of the longest vector", ge=1, le=65536)
     x_width: int = param(24, "bits of a signed element", ge=2, le=30)
-    gain_width: int = param(16, "bits of a signed gain", ge=2, le=24)
-    eps_width: int = param(56, "bits of the term added to the sum of squares", ge=1, le=61)
+    gain_width: int = param(16, "bits of a signed gain", ge=2, le=16)
+    eps_width: int = param(56, "bits of the term added to the sum of squares", ge=1, le=60)
     code_width: int = param(8, "bits of a signed code", ge=2, le=16)
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -43,10 +43,10 @@ class RmsNormConfig(Config):
     def faults(self) -> Iterator[str]:
         if self.max_len % self.lanes:
             yield f"max_len must be a multiple of lanes = {self.lanes}, not {self.max_len}"
-        if self.square_width > 62:
+        if self.square_width > 61:
             yield (
-                f"2 * x_width + log2(max_len) must be at most 62, not {2 * self.x_width}"
-                f" + {ceil_log2(self.max_len)}"
+                f"the sum of max_len = {self.max_len} squares of {self.x_width} bits must fit 61,"
+                f" not {self.square_width} bits"
             )
 
     @property
@@ -93,11 +93,11 @@ class RmsNorm(wiring.Component):
     always does so.  A set ends at ``last``, or at ``max_len // lanes`` transfers; ``first`` starts
     it anew.  Elements beyond the set have gain 0.
 
-    One transfer per cycle for vectors of at least 43 transfers; shorter ones are held up by the
-    scale, of which one comes every 43 cycles.  The first codes are offered
+    Throughput is one transfer per cycle for vectors of at least 43 transfers; shorter ones are held
+    up by the scale, of which one comes every 43 cycles.  Latency: the first codes are offered
     ``code_width + log2(lanes) + 7`` edges after the vector's last transfer was taken, the scale
     ``log2(lanes) + 46``.  Both streams must be taken: two vectors later the input waits for them.
-    Reset drops whatever is in flight.
+    Reset drops whatever is in flight, and the gains.
 
     Members
     -------
@@ -109,7 +109,7 @@ class RmsNorm(wiring.Component):
     o : :py:`Out(stream.Signature(StructLayout))`
         ``codes``: signed.  ``first``, ``last``.
     scale_o : :py:`Out(stream.Signature(StructLayout))`
-        ``mantissa``: unsigned.  ``shift``: signed.  One per vector.
+        ``mantissa``, ``shift``: unsigned.  One per vector.
 
     Source: RMSNorm and activation quantiser of BitNet b1.58; fusing them is an identity over the
     reals that open FPGA designs use.

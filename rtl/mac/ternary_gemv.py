@@ -13,7 +13,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from .._add_select import AddSelect, AddSelectConfig
-from .._once import once
+from .._once import place
 from .._pipeline import Pipeline
 from ..config import Config, param
 from ._select_tree import SelectTree, SelectTreeConfig
@@ -199,21 +199,28 @@ class TernaryGemv(wiring.Component):
         *_, summing, done = steps
 
         for row in range(config.n_lanes):
-            tree = SelectTree(config.tree)
-            m.submodules[f"tree_{row}"] = once(platform, tree)
-            add = AddSelect(AddSelectConfig(width=config.acc_width))
-            m.submodules[f"add_{row}"] = once(platform, add)
+            tree = place(
+                m,
+                platform,
+                f"tree_{row}",
+                SelectTree(config.tree),
+                acts=vectors.acts,
+                weights=passes.weights.word_select(row, 2 * config.k_lanes),
+                enable=pipeline.enable,
+            )
             acc = Signal(signed(config.acc_width), name=f"acc_{row}", reset_less=True)
-            m.d.comb += [
-                tree.acts.eq(vectors.acts),
-                tree.weights.eq(passes.weights.word_select(row, 2 * config.k_lanes)),
-                tree.enable.eq(pipeline.enable),
-                add.a.eq(tree.sum),
-                add.b.eq(acc),
-                add.enable.eq(~summing.opens),
-                add.carry.eq(tree.pending),
-                self.o.p.sums[row].eq(acc),
-            ]
+            add = place(
+                m,
+                platform,
+                f"add_{row}",
+                AddSelect(AddSelectConfig(width=config.acc_width)),
+                a=tree.sum,
+                b=acc,
+                enable=~summing.opens,
+                invert=0,
+                carry=tree.pending,
+            )
+            m.d.comb += self.o.p.sums[row].eq(acc)
             with m.If(pipeline.enable & summing.moves):
                 m.d.sync += acc.eq(add.y)
         m.d.comb += self.o.p.last.eq(done.last)

@@ -490,6 +490,11 @@ def main() -> NoReturn:
     except BrokenPipeError:
         quiet_stdout()
         status = 1
+    except OSError as error:  # a folder that cannot be written, a full disk
+        if not error.filename:
+            raise
+        note(f"{error.filename}: {(error.strerror or 'failed').lower()}")
+        status = 2
     except (KeyboardInterrupt, typer.Abort):
         note("interrupted")
         status = 130

@@ -84,7 +84,7 @@ def draw(
         with write_whole(folder) as new:
             files = waves.write(raw, new, design.top, design.streams, scope=scope, window=cycles)
     finally:
-        raw.unlink()
+        raw.unlink(missing_ok=True)
     return folder / files[0].name, folder / files[1].name
 
 

@@ -240,6 +240,12 @@ def test_gen_that_fails_leaves_no_folder(
     assert not list(Path("out").iterdir())
 
 
+def test_a_place_that_cannot_be_written_is_named(run: Run):
+    Path("file").touch()
+    result = run("gen", *TINY, "-o", "file/below")
+    assert (result.status, result.err) == (2, f"atriplex: {Path.cwd()}/file: file exists\n")
+
+
 def test_gen_writes_the_same_bytes_whatever_the_hash_seed(tmp_path: Path):
     names = [name for name in blocks.names() if "tiny" in blocks.find(name).presets]
     for seed in ("1", "2"):

@@ -127,7 +127,8 @@ def build(
         flow.synthesise(memory_bits)
         found = flow.map("area")
         if target_mhz and found.fmax_mhz < target_mhz:
-            found = flow.map("speed")
+            quick = flow.map("speed")
+            found = quick if quick.fmax_mhz > found.fmax_mhz else flow.map("area")
         netlist, sources = flow.publish(folder)
         passed = None
         if gate_sim:
@@ -256,7 +257,6 @@ class _Flow:
                 "opt_clean -purge",  # first, or every alias gets a buffer
                 *self._buffers(),
                 "rename -enumerate -pattern g% c:*",  # one name in every file written
-                "tee -q -o stat.json stat -json -liberty cells.lib",
                 "write_json mapped.json",
                 "write_verilog -noattr -noexpr -nohex -nodec -simple-lhs netlist.v",
             )
@@ -411,7 +411,8 @@ class _Stage:
         self.start = time.monotonic()
 
     def __exit__(self, *reason: object) -> None:
-        self.flow.seconds[self.name] = time.monotonic() - self.start
+        taken = time.monotonic() - self.start
+        self.flow.seconds[self.name] = self.flow.seconds.get(self.name, 0.0) + taken
 
 
 def _versions(yosys: tools.Tool, engine: str) -> dict[str, str]:
@@ -449,7 +450,9 @@ def page(report: Report, found: timing.Timing) -> str:
         _table(("what", "value"), rows),
         "## Timing",
         report.timing_limits,
-        f"Longest path: from `{found.start}` to `{found.end}`, {found.delay_ns:.3f} ns with setup.",
+        f"Longest path: from `{found.start}` to `{found.end}`, {found.delay_ns:.3f} ns with setup."
+        if found.path
+        else "There is no path to time.",
         _table(
             ("signal", "driven by", "ns"),
             [(f"`{point}`", cell, f"{at:.3f}") for point, cell, at in found.path],

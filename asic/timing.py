@@ -137,8 +137,10 @@ def _parse_checks(said: str, log: Path, unit: float, netlist: Netlist) -> Timing
         raise ToolFailed(f"OpenSTA: {wrong.group(1)}", log)
     ends = re.search(r"^Startpoint: (\S+).*?^Endpoint: (\S+)", said, re.MULTILINE | re.DOTALL)
     slack = re.search(r"^\s*(-?[\d.]+)\s+slack \(", said, re.MULTILINE)
+    if "No paths found." in said:
+        return Timing("opensta", LIMITS["opensta"], 0.0, "", "", ())
     if not ends or not slack:
-        raise ToolFailed("OpenSTA found no path that it could time", log)
+        raise ToolFailed("OpenSTA's report was not understood", log)
     points = re.findall(r"^\s*-?[\d.]+\s+(-?[\d.]+) [\^v] (\S+) \((\S+)\)$", said, re.MULTILINE)
     path = tuple((point, cell, float(time) * unit) for time, point, cell in points)
     delay = START_PERIOD_NS - float(slack.group(1)) * unit
@@ -368,7 +370,7 @@ class _Longest:
         self._ends()
         delay, bit, edge, end = self.worst
         if bit == 0:
-            raise ToolFailed("the netlist has no path that can be timed")
+            return Timing("atriplex", LIMITS["atriplex"], 0.0, "", "", ())
         path, at = [], (bit, edge)
         while True:
             step = self.before[at]

@@ -3,7 +3,9 @@
 
 import gzip
 import json
+import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -370,6 +372,16 @@ def test_a_missed_target_and_a_failed_simulation_are_said(
         flow.build(design(COUNTER, "counter"), handmade, tmp_path / "no", target_mhz=-3)
 
 
+def test_nets_with_many_readers_are_buffered(handmade: lib.Library, tmp_path: Path) -> None:
+    text = "module wide(input clk, input en, input [99:0] d, output reg [99:0] q);\n"
+    text += "always @(posedge clk) if (en) q <= d; endmodule"
+    report = flow.build(design(text, "wide"), handmade, tmp_path / "out")
+    netlist = (tmp_path / "out" / report.netlist).read_text()
+    readers = Counter(net for pin, net in re.findall(r"\.(\w+)\((.*)\)", netlist) if pin in "ABD")
+    assert report.flip_flops == 100
+    assert 1 < max(readers.values()) <= flow.FAN_OUT
+
+
 @pytest.mark.parametrize(
     ("cells", "words"),
     [
@@ -469,6 +481,18 @@ def test_own_timing_agrees_with_opensta(
 ) -> None:
     top = "counter" if text is COUNTER else "memories"
     compare_engines(handmade, tmp_path, monkeypatch, design(text, top))
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own", "opensta"])
+def test_a_design_without_paths_has_no_clock_limit(
+    handmade: lib.Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: bool
+) -> None:
+    hide_opensta(monkeypatch) if own else need_opensta()
+    text = "module fixed(input clk, output [1:0] o); assign o = 2; endmodule"
+    report = flow.build(design(text, "fixed"), handmade, tmp_path / "out", target_mhz=100)
+    assert report.fmax_mhz is None and report.met is None
+    assert report.cells_by_type == {"BUFX2": 2}  # an output is never tied to a constant directly
+    assert "no path to time" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_a_loop_cannot_be_timed(

@@ -8,6 +8,11 @@ per second these projections allow.  Then numpy continues the text.
 """
 
 import argparse
+import atexit
+import os
+import shlex
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -48,6 +53,7 @@ def demo(prompt: str, out: Path) -> int:
     from .model.generate import Story, first_layer
 
     stage = _Stages()
+    _warm_up()
     block = blocks.find(BLOCK)
     config = block.config.preset(PRESET)
     design = emit(block, config)
@@ -102,6 +108,33 @@ def demo(prompt: str, out: Path) -> int:
         print(piece, end="", flush=True)
     print("\n(the text is the integer golden model's, in numpy)")
     return 0 if outcome.passed and report.met else 1
+
+
+def _warm_up() -> None:
+    """Start the tools that come as WebAssembly: at their first start they compile for a minute.
+
+    One after another, beside the simulator's build, and ended with this process.
+    """
+    from .tools import find
+
+    starts = [
+        " ".join(map(shlex.quote, [*find(name).command, "--version"]))
+        for name in ("yosys", "nextpnr-ecp5", "ecppack")
+        if find(name).origin == "wheel"
+    ]
+    child = subprocess.Popen(
+        ["/bin/sh", "-c", "; ".join(starts)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    atexit.register(_end, child)
+
+
+def _end(child: "subprocess.Popen[bytes]") -> None:
+    if child.poll() is None:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
 
 
 def _ternary_weights() -> int:

@@ -57,6 +57,13 @@ def streams(component: wiring.Component) -> tuple[Stream, ...]:
     return tuple(_streams(component))
 
 
+def streams_of(component_class: Any, config: Any) -> tuple[Stream, ...]:
+    """The streams a component with that config would have; none is left to be elaborated."""
+    component = component_class(config)
+    component._MustUse__used = True
+    return streams(component)
+
+
 def _streams(component: wiring.Component) -> Iterator[Stream]:
     for name, member in component.signature.members.items():
         if not (member.is_signature and isinstance(_plain(member.signature), stream.Signature)):

@@ -212,7 +212,7 @@ async def generic(dut: Any) -> None:
     golden = importlib.import_module(plan["golden"])
     inputs = _inputs(plan, golden, config)
     expected = golden.golden(config, inputs)
-    streams = interface.streams(component_class(config))
+    streams = interface.streams_of(component_class, config)
 
     Clock(dut.clk, PERIOD_NS, unit="ns").start()
     outcomes = []

@@ -55,7 +55,7 @@ def test_stimulus_has_enough_transfers_and_fits_the_ports(name: str) -> None:
         config = config_class.preset(preset)
         inputs = golden_of(name).stimulus(config, np.random.default_rng(5), 1000)
         outputs = golden_of(name).golden(config, inputs)
-        for stream in interface.streams(component(config)):
+        for stream in interface.streams_of(component, config):
             transfers = (inputs if stream.direction == "in" else outputs)[stream.name]
             assert set(transfers) == {field.name for field in stream.fields}
             for field in stream.fields:
@@ -108,4 +108,30 @@ def test_generated_parts_of_the_page_are_up_to_date(name: str) -> None:
 
     path = ROOT / "docs" / "blocks" / f"{name}.md"
     figures = json.loads(pages.FIGURES.read_text())
-    assert pages.filled(blocks.find(name), path.read_text(), figures) == path.read_text(), "make docs"
+    assert pages.filled(blocks.find(name), path.read_text(), figures) == path.read_text(), (
+        "make docs"
+    )
+
+
+@pytest.mark.parametrize("name", blocks.names())
+def test_fusesoc_reads_the_core(name: str, tmp_path: Path) -> None:
+    import os
+    import subprocess
+    import sys
+
+    block = blocks.find(name)
+    design_of(name, next(iter(block.presets))).write(tmp_path / "cores")
+    done = subprocess.run(
+        [
+            *(Path(sys.executable).parent / "fusesoc", "--cores-root", tmp_path / "cores"),
+            *("run", "--setup", "--target", "lint", "--work-root", tmp_path / "work"),
+            f"atriplex:{block.family}:{name}",
+        ],
+        env={**os.environ, "XDG_CONFIG_HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list((tmp_path / "work").rglob(f"{name}.v"))

@@ -27,6 +27,7 @@ class TernaryGemvConfig(Config):
     max_k: int = param(2560, "longest vector, a multiple of k_lanes", ge=2, le=1 << 20)
     resident: bool = param(False, "keep the weights in the core and replay them")
     weight_words: int = param(1024, "resident words of k_lanes * n_lanes weights", ge=1, le=1 << 20)
+    memory_stage: bool = param(False, "register what memories give; block RAM is slow to read")
     stage: int = param(2, "adder levels between pipeline registers; 0 for none", ge=0, le=12)
     select: str = param("fused", "how a lane is negated", choices=("fused", "invert", "mux"))
     chain: int = param(
@@ -37,7 +38,13 @@ class TernaryGemvConfig(Config):
         "default": {},
         "tiny": {"k_lanes": 4, "n_lanes": 2, "act_width": 4, "max_k": 16, "stage": 0},
         "rows": {"k_lanes": 16, "n_lanes": 4, "max_k": 384},
-        "resident": {"k_lanes": 16, "n_lanes": 4, "max_k": 384, "resident": True},
+        "resident": {
+            "k_lanes": 16,
+            "n_lanes": 4,
+            "max_k": 384,
+            "resident": True,
+            "memory_stage": True,
+        },
         "storybook": {"max_k": 384},
         "vitallm": {"k_lanes": 64, "n_lanes": 4},
     }
@@ -92,7 +99,7 @@ class TernaryGemvConfig(Config):
     @property
     def latency(self) -> int:
         """Cycles from the transfer of a row's last weights to the first cycle it is offered."""
-        return 1 + self.tree.latency + 1
+        return 1 + self.memory_stage + self.tree.latency + 1
 
 
 def acts_layout(config: TernaryGemvConfig) -> data.StructLayout:
@@ -186,6 +193,14 @@ class TernaryGemv(wiring.Component):
             self.o.valid.eq(pipeline.o_valid),
         ]
 
+        acts, weights = vectors.acts, passes.weights
+        if config.memory_stage:
+            x_acts = Signal.like(acts, name="x_acts", reset_less=True)
+            x_weights = Signal.like(weights, name="x_weights", reset_less=True)
+            with m.If(pipeline.enable):
+                m.d.sync += [x_acts.eq(acts), x_weights.eq(weights)]
+            acts, weights = x_acts, x_weights
+
         # What a step is travels beside its sums: reading and the tree take these many registers.
         step = data.StructLayout({"moves": 1, "opens": 1, "last": 1})
         steps = [Signal(step, name=f"x_step_{n}", reset_less=True) for n in range(config.latency)]
@@ -204,8 +219,8 @@ class TernaryGemv(wiring.Component):
                 platform,
                 f"tree_{row}",
                 SelectTree(config.tree),
-                acts=vectors.acts,
-                weights=passes.weights.word_select(row, 2 * config.k_lanes),
+                acts=acts,
+                weights=weights.word_select(row, 2 * config.k_lanes),
                 enable=pipeline.enable,
             )
             acc = Signal(signed(config.acc_width), name=f"acc_{row}", reset_less=True)
@@ -267,8 +282,9 @@ class _Vectors(wiring.Component):
         full = Array(Signal(name=f"full_{bank}") for bank in (0, 1))
         ends = Array(Signal.like(self.tile, name=f"end_{bank}", reset_less=True) for bank in (0, 1))
         loads = Array(Signal(name=f"load_{bank}", reset_less=True) for bank in (0, 1))
-        loading, reading = Signal(), Signal()
-        count, at = Signal.like(self.tile), Signal.like(self.tile)
+        loading, reading = Signal(name="loading"), Signal(name="reading")
+        count = Signal.like(self.tile, name="count")
+        at = Signal.like(self.tile, name="at")
         payload = self.acts_i.p
         m.d.comb += [
             self.acts_i.ready.eq(~full[loading]),
@@ -340,7 +356,7 @@ class _Passes(wiring.Component):
         m = Module()
         config, payload = self.config, self.weights_i.p
 
-        first, last, offered = Signal(), Signal(), Signal()
+        first, last, offered = (Signal(name=name) for name in ("first", "last", "offered"))
         m.d.comb += [
             first.eq(payload.first),
             last.eq(payload.last),

@@ -14,7 +14,7 @@ from ..config import Config, param
 
 @dataclass(frozen=True, kw_only=True)
 class DividerConfig(Config):
-    width: int = param(24, "bits of magnitude and divisor", ge=2, le=62)
+    width: int = param(24, "bits of magnitude and divisor, at most 2**(width - 1)", ge=2, le=62)
     code_width: int = param(8, "bits of the signed quotient", ge=2, le=16)
 
     @property
@@ -31,7 +31,8 @@ class DividerConfig(Config):
 class Divider(wiring.Component):
     """``code = sign * round_half_even(top * magnitude / divisor)``, exact, all stages at once.
 
-    ``top = 2**(code_width - 1) - 1``, ``magnitude <= divisor``, ``divisor > 0``.
+    ``top = 2**(code_width - 1) - 1``, ``magnitude <= divisor``,
+    ``0 < divisor <= 2**(width - 1)``: magnitudes of signed numbers.
 
     With ``e = 2 * magnitude - divisor``, the code is the quotient of ``top * e``, a signed
     remainder, by ``2 * divisor``, plus half its range: its first bit is the sign of ``e``, each
@@ -60,7 +61,7 @@ class Divider(wiring.Component):
         m = Module()
         width, bits = self.config.width, self.config.code_width - 1
         excess = Signal(signed(width + 1), reset_less=True)
-        rest = Signal(signed(width + 1 + bits), name=f"rest_{bits}", reset_less=True)
+        rest = Signal(signed(width + bits), name=f"rest_{bits}", reset_less=True)
         signs = Signal(bits + 1, reset_less=True)
         with m.If(self.enable):
             m.d.sync += [
@@ -70,7 +71,7 @@ class Divider(wiring.Component):
             ]
         quotient = Const(0, 0)
         for bit in reversed(range(bits - 1)):
-            step = AddSelect(AddSelectConfig(width=width + 2))
+            step = AddSelect(AddSelectConfig(width=width + 1))
             m.submodules[f"step_{bit}"] = once(platform, step)
             positive = ~rest[-1]
             m.d.comb += [
@@ -81,7 +82,7 @@ class Divider(wiring.Component):
                 step.carry.eq(positive),
             ]
             found = Signal(bits - 1 - bit, name=f"quotient_{bit}", reset_less=True)
-            left = Signal(signed(width + 2 + bit), name=f"rest_{bit}", reset_less=True)
+            left = Signal(signed(width + 1 + bit), name=f"rest_{bit}", reset_less=True)
             with m.If(self.enable):
                 m.d.sync += [
                     left.eq(Cat(rest[: bit + 1], step.y)),

@@ -41,7 +41,8 @@ class Scale(wiring.Component):
     1. ``peak`` to 16 bits, to nearest, ties upwards.
     2. ``square``, shifted by an even amount to 31 or 32 bits, bits beyond dropped; the floor of its
        root, 16 bits.  A ``square`` of 0 counts as 1.
-    3. ``(peak << 16) / root`` to the nearest integer, ties to even, then to 16 bits, ties upwards.
+    3. ``(peak << 16) / root`` to the nearest integer (there are no ties), then to 16 bits, ties
+       upwards.
 
     A ``peak`` of 0 gives mantissa 0, and the shift counts peak and quotient as having no bits.
     The shift is 0 or more where the true scale is at most ``2**15``, and always below 64.
@@ -128,9 +129,10 @@ class Scale(wiring.Component):
                 ]
                 with m.If(count == 0):
                     m.next = "ROUND"
-            with m.State("ROUND"):  # by the remainder, which is doubled already
-                up = (rest > root) | ((rest == root) & ratio[0])
-                m.d.sync += ratio.eq(ratio + up)
+            with m.State("ROUND"):
+                # ``rest`` is the remainder doubled.  It never equals ``root``: twice the dividend
+                # has more factors of two than 16 bits hold, so the quotient is no odd half.
+                m.d.sync += ratio.eq(ratio + (rest > root))
                 m.next = "NORMALISE"
             with m.State("NORMALISE"):
                 with m.If(ratio[-1]):

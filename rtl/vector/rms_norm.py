@@ -10,7 +10,6 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 
 from ..config import Config, param
 from ._quantiser import Quantiser, QuantiserConfig, codes_layout, delayed, registered_tree
@@ -226,11 +225,8 @@ class RmsNorm(wiring.Component):
         row = registered_tree(m, operator.add, squares, "squares")
         cycles = config.quantiser.front + config.quantiser.levels - 1
         flags = delayed(m, Cat(core.take, core.opens), cycles, "adds")
-        eps = Signal(config.eps_width, reset_less=True)
-        with m.If(core.take & core.opens):
-            m.d.sync += eps.eq(self.i.p.eps)
-        late = delayed(m, eps, cycles - 1, "eps", reset_less=True)
+        eps = delayed(m, self.i.p.eps, cycles, "eps", reset_less=True)
         total = Signal(config.square_width, reset_less=True)
         with m.If(flags[0]):
-            m.d.sync += total.eq(Mux(flags[1], late, total) + row)
+            m.d.sync += total.eq(Mux(flags[1], eps, total) + row)
         m.d.comb += core.tag.eq(total)

@@ -93,9 +93,10 @@ def cycles(
 
 
 def lengths(rng: np.random.Generator, rows: int, transfers: int) -> Ints:
-    """Vector lengths that add up to at least ``transfers``: 1, 2, 3, the longest, and random."""
-    corners = [1, 1, 1, 2, 3, rows, rows, 1, rows]
-    some = rng.integers(1, rows + 1, 1 + 2 * transfers // (rows + 1) + transfers // 8)
+    """Vector lengths that add up to at least ``transfers``: corners, the longest, and random."""
+    corners = [1, 1, 1, 2, 3, rows, rows, rows, rows, 1, 1]
+    some = rng.integers(1, rows + 1, transfers)
+    some[rng.random(transfers) < 0.3] = rows
     every = np.minimum(np.append(corners, some), rows)
     return every[: np.searchsorted(np.cumsum(every), transfers) + 1]
 
@@ -103,15 +104,17 @@ def lengths(rng: np.random.Generator, rows: int, transfers: int) -> Ints:
 def framing(rng: np.random.Generator, sizes: Ints, rows: int) -> tuple[NDArray[np.bool_], ...]:
     """``first`` and ``last`` for vectors of ``sizes``; some are left unfinished by the next.
 
-    A vector of the full length may go without ``last``, one after a finished one without ``first``.
+    Half of those of full length go without ``last``, some after a finished one without ``first``.
+    The last vector is finished.
     """
     ends = np.cumsum(sizes) - 1
     first, last = np.zeros((2, int(sizes.sum())), bool)
     first[np.append(0, ends[:-1] + 1)] = True
-    last[ends] = True
-    drop = rng.random(len(sizes)) < 0.1
-    drop[-1] = False
-    last[ends[drop]] = False
-    bare = np.flatnonzero((rng.random(len(sizes)) < 0.2) & ~np.append(True, drop[:-1]))
+    full = sizes == rows
+    open_end = rng.random(len(sizes)) < np.where(full, 0.5, 0.15)
+    open_end[-1] = False
+    last[ends] = ~open_end
+    finished = full | ~open_end
+    bare = np.flatnonzero((rng.random(len(sizes)) < 0.2) & np.append(False, finished[:-1]))
     first[ends[bare - 1] + 1] = False
     return first, last

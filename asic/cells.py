@@ -14,10 +14,17 @@ write_verilog -noattr cells.v
 """
 
 
+# A chip starts with some value in every register, not with an unknown one.
+POWER_UP = r"\g<0>`ifndef SYNTHESIS\n  initial \1 = $random;\n`endif\n"
+
+
 def models(text: str) -> Path:
-    """Verilog models of the cells in ``text``, a Liberty file without tables; kept by content."""
+    """Verilog models of the cells in ``text``, a Liberty file without tables; kept by content.
+
+    Registers start with a random value in simulators, as on a chip, so that a missing reset shows.
+    """
     yosys = tools.find("yosys")
-    key = [text, yosys.version, SCRIPT]
+    key = [text, yosys.version, SCRIPT, POWER_UP]
 
     def fill(folder: Path) -> None:
         (folder / "cells.lib").write_text(text)
@@ -25,6 +32,8 @@ def models(text: str) -> Path:
         log = cache.log("asic-cells", key, "cells")
         tools.run(yosys, ["-q", "cells.ys"], cwd=folder, log=log)
         made = (folder / "cells.v").read_text()
-        (folder / "cells.v").write_text(re.sub(r"\A/\*.*?\*/\s*", "", made, flags=re.DOTALL))
+        made = re.sub(r"\A/\*.*?\*/\s*", "", made, flags=re.DOTALL)
+        made = re.sub(r"^  reg (\w+);\n", POWER_UP, made, flags=re.MULTILINE)
+        (folder / "cells.v").write_text(made)
 
     return cache.folder("asic-cells", key, fill) / "cells.v"

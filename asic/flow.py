@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..gen.verilog import Design
 
 MEMORY_BITS = 2048  # up to here a memory becomes flip-flops
-MEMORY_NOTE = "memories.v has their behaviour; at power-up only ROMs hold anything defined."
+MEMORY_NOTE = "memories.v has their behaviour; at power-up all but ROMs hold random values."
 FAN_OUT = 8  # most readers of a net before it is buffered
 
 # Not ``&fraig -x``, which is in yosys's own script: it ran for hours on a tree of adders.
@@ -204,8 +204,12 @@ class _Flow:
             self._yosys(
                 "synth",
                 "read_verilog design.v",
-                f"synth -flatten -noabc -top {top} -run begin:fine",
+                f"hierarchy -check -top {top}",
+                "proc",
+                # A chip has no values at power-up.  The pass fsm counts on them: its one-hot
+                # states never leave a start with no bit set, not even by reset.
                 "setattr -unset init w:*",
+                f"synth -flatten -noabc -nofsm -top {top} -run begin:fine",
                 "write_json coarse.json",
             )
             netlist = json.loads((self.work / "coarse.json").read_text())
@@ -222,7 +226,7 @@ class _Flow:
                 "gates",
                 "read_json coarse.json",
                 *stubs,
-                f"synth -flatten -noabc -top {top} -run fine:check",
+                f"synth -flatten -noabc -nofsm -top {top} -run fine:check",
                 "opt_clean",
                 "write_rtlil gates.il",
                 "tee -q -o gates.json stat -json",

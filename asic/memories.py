@@ -3,8 +3,8 @@
 
 Cell libraries bring no memories; a memory compiler or a foundry does.  So every memory above a
 number of bits stays a cell named by its shape, such as ``mem_64x512_1r1w`` (64 words of 512 bits,
-one read and one write port), that stands in the netlist as a black box.  A macro's contents at
-power-up are undefined, except a ROM's.
+one read and one write port), that stands in the netlist as a black box.  In simulation it starts
+with random contents, unless it is a ROM.
 """
 
 import hashlib
@@ -244,6 +244,12 @@ class _Memory:
 
     def _contents(self) -> Iterator[str]:
         if self.writes:
+            words = -(-self.width // 32)
+            yield "`ifndef SYNTHESIS"  # some contents at power-up, as on a chip
+            yield "  integer row;"
+            yield f"  initial for (row = 0; row < {self.depth}; row = row + 1)"
+            yield f"    words[row] = {{{', '.join(['$random'] * words)}}};"
+            yield "`endif"
             return
         bits = self.parameters["INIT"].rjust(self.depth * self.width, "x")
         yield "  initial begin"

@@ -292,8 +292,10 @@ def test_a_netlist_comes_with_area_timing_and_pages(counter) -> None:
     assert str(out.parent) not in everything
 
 
-def prove_equal(design: Design, sources: list[Path], folder: Path, steps: int) -> None:
-    """Exhaustive over all inputs for so many cycles from zeroed registers, by yosys's solver."""
+def prove_equal(
+    design: Design, sources: list[Path], folder: Path, steps: int, start: str = "-set-init-zero"
+) -> None:
+    """Exhaustive over all inputs for so many cycles from ``start``, by yosys's solver."""
     folder.mkdir()
     (folder / "gold.v").write_text(design.text)
     for source in sources:
@@ -313,7 +315,7 @@ def prove_equal(design: Design, sources: list[Path], folder: Path, steps: int) -
         design -copy-from gate gate
         miter -equiv -flatten -make_outputs gold gate both
         hierarchy -top both
-        sat -verify -seq {steps} -set-init-zero -prove trigger 0 both
+        sat -verify -seq {steps} {start} -prove trigger 0 both
     """
     (folder / "prove.ys").write_text(script)
     tools.run(tools.find("yosys"), ["-q", "prove.ys"], cwd=folder, log=folder / "log")
@@ -325,6 +327,19 @@ def test_the_netlist_computes_what_the_design_does(counter, tmp_path: Path) -> N
     other = design(COUNTER.replace("+ 1", "+ 3"), "counter")
     with pytest.raises(ToolFailed):
         prove_equal(other, flow.gate_sources(out), tmp_path / "other", 6)
+
+
+def test_reset_is_enough_whatever_the_registers_hold_at_power_up(
+    handmade: lib.Library, tmp_path: Path
+) -> None:
+    moves = "".join(f"{state}: state <= i ? {state + 1} : {state ^ 1};" for state in range(5))
+    text = "module walk(input clk, input rst, input i, output [1:0] o); reg [2:0] state = 0;\n"
+    text += f"always @(posedge clk) begin case (state) {moves} default: state <= 0; endcase\n"
+    text += "if (rst) state <= 0; end assign o = {state == 2, state == 4}; endmodule"
+    flow.build(design(text, "walk"), handmade, tmp_path / "out")
+    sources = flow.gate_sources(tmp_path / "out")
+    reset = "-set-at 1 in_rst 1 -prove-skip 1"
+    prove_equal(design(text, "walk"), sources, tmp_path / "proof", 6, reset)
 
 
 def test_memories_become_macros_that_behave(handmade: lib.Library, tmp_path: Path) -> None:

@@ -368,14 +368,6 @@ def test_gowin_build_does_without_carry_cells(tmp_path: Path):
     assert other.lut < report.lut
 
 
-@pytest.mark.long
-def test_64_lanes_on_ulx3s_meet_the_bars(tmp_path: Path):
-    report = check_build("ulx3s", dot(lanes=64), tmp_path / "out", target_mhz=100)
-    assert report.met
-    assert report.dsp == 0
-    assert report.lut <= 16 * 64
-
-
 # Cache and output folders
 
 

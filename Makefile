@@ -13,6 +13,7 @@ demo: .venv/.run
 	$(BIN)/python -m atriplex.gen.demo
 
 test: .venv/.dev lint
+	@echo "tests marked long are left out; make test-all runs them too"
 	$(BIN)/pytest -n $(WORKERS) -m "not long"
 
 test-all: .venv/.dev lint
@@ -20,6 +21,7 @@ test-all: .venv/.dev lint
 
 bench: .venv/.dev
 	$(BIN)/python -m atriplex.gen.bench -o docs/benchmarks.md
+	$(BIN)/python -m atriplex.gen.pages docs/blocks
 
 docs: .venv/.dev
 	$(BIN)/python -m atriplex.gen.pages docs/blocks

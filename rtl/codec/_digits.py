@@ -57,7 +57,7 @@ def base3(m: Module, byte: Value, name: str) -> tuple[Value, Value]:
 
 def tq1_step(byte: Value) -> tuple[Value, Value]:
     """Next digit (0, 1, 2) of a TQ1_0 byte and what is left for the digit after it."""
-    tripled = byte * 3
+    tripled = byte + Cat(Const(0, 1), byte)  # as a product it might become a DSP block
     return tripled[8:10], tripled[:8]
 
 

@@ -40,7 +40,7 @@ class QuantiserConfig(Config):
     @property
     def code_latency(self) -> int:
         """Registers between a row's read address and its codes."""
-        return 1 + self.divider.latency
+        return 2 + self.divider.latency
 
     @property
     def divider(self) -> DividerConfig:
@@ -217,14 +217,17 @@ class Quantiser(wiring.Component):
             self.o.p.first.eq(marks[0]),
             self.o.p.last.eq(marks[1]),
         ]
-        self._divide(m, platform, pipeline.enable, rows_out.data, divisor)
+        row = Signal(len(rows_out.data), reset_less=True)  # block RAM is slow to answer
+        with m.If(pipeline.enable):
+            m.d.sync += row.eq(rows_out.data)
+        self._divide(m, platform, pipeline.enable, row, divisor)
         return m
 
     def _divide(self, m, platform, enable, row, divisor):
-        """Codes of ``row``, which is a cycle behind ``divisor``."""
+        """Codes of ``row``, which is two cycles behind ``divisor``."""
         config = self.config
         divisors = []
-        for stage in range(config.divider.divisors):
+        for stage in range(1 + config.divider.divisors):
             later = Signal(config.width, name=f"divisor_{stage}", reset_less=True)
             with m.If(enable):
                 m.d.sync += later.eq(divisors[-1] if divisors else divisor)
@@ -236,7 +239,7 @@ class Quantiser(wiring.Component):
                 divider.enable.eq(enable),
                 divider.magnitude.eq(row[lane * config.width : (lane + 1) * config.width]),
                 divider.sign.eq(row[lane - config.lanes]),
-                Cat(divider.divisors).eq(Cat(divisors)),
+                Cat(divider.divisors).eq(Cat(divisors[1:])),
                 self.o.p.codes[lane].eq(divider.code),
             ]
 

@@ -94,7 +94,7 @@ class RmsNorm(wiring.Component):
 
     Throughput is one transfer per cycle for vectors of at least 43 transfers; shorter ones are held
     up by the scale, of which one comes every 43 cycles.  Latency: the first codes are offered
-    ``code_width + log2(lanes) + 7`` edges after the vector's last transfer was taken, the scale
+    ``code_width + log2(lanes) + 8`` edges after the vector's last transfer was taken, the scale
     ``log2(lanes) + 46``.  Both streams must be taken: two vectors later the input waits for them.
     Reset drops whatever is in flight, and the gains.
 

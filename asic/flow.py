@@ -206,8 +206,8 @@ class _Flow:
                 "read_verilog design.v",
                 f"hierarchy -check -top {top}",
                 "proc",
-                # A chip has no values at power-up.  The pass fsm counts on them: its one-hot
-                # states never leave a start with no bit set, not even by reset.
+                # A chip has no values at power-up, so nothing may be derived from them.  Without
+                # them fsm would make states one-hot: more flip-flops than the design describes.
                 "setattr -unset init w:*",
                 f"synth -flatten -noabc -nofsm -top {top} -run begin:fine",
                 "write_json coarse.json",

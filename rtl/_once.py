@@ -2,9 +2,9 @@
 """Modules that are emitted once however often they are used.
 
 Amaranth elaborates and prints a module anew for every use; a tree of 4096 lanes would take a
-quarter of a minute and four megabytes of Verilog.  ``m.submodules.x = once(platform, part)`` is the
-part itself in plain Amaranth, and an instance of one common module where our emitter asks for it
-by handing a :class:`Modules` down as the platform.
+quarter of a minute and four megabytes of Verilog.  :func:`place` adds a part as a submodule in
+plain Amaranth, and as an instance of one common module where our emitter asks for it by handing a
+:class:`Modules` down as the platform.
 """
 
 import dataclasses
@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import amaranth.back.rtlil as rtlil  # pyright: ignore[reportMissingImports]  # no stub
 from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal, Value
-from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
 from .config import Config, snake
@@ -22,19 +21,14 @@ from .config import Config, snake
 Part = TypeVar("Part", bound=Any)
 
 
-def once(platform: Any, part: wiring.Component) -> Any:
-    """``part``, or an instance of the one module all parts of its class and config share."""
-    return platform.instance(part) if isinstance(platform, Modules) else part
-
-
 def place(m: Module, platform: Any, name: str, part: Part, **inputs: Any) -> Part:
     """Add ``part`` as submodule ``name``, its inputs driven by ``inputs``; read outputs off it.
 
-    As :func:`once`, but an instance takes an input of the port's width without a signal between:
-    over many levels of wide ports that is half of the time.
+    With :class:`Modules` as platform it is an instance of the one module that all parts of its
+    class and config share.
     """
     if isinstance(platform, Modules):
-        m.submodules[name] = platform.instance(part, m, inputs)
+        m.submodules[name] = platform.instance(m, part, inputs)
     else:
         m.submodules[name] = part
         m.d.comb += [getattr(part, port).eq(value) for port, value in inputs.items()]
@@ -57,12 +51,11 @@ class Modules:
     def __init__(self) -> None:
         self.rtlil: dict[str, str] = {}
 
-    def instance(
-        self, part: Any, m: Any = None, inputs: Mapping[str, Any] | None = None
-    ) -> Instance:
-        """An instance wired to ``inputs`` where these have the port's width, else to the port.
+    def instance(self, m: Module, part: Any, inputs: Mapping[str, Any]) -> Instance:
+        """An instance of ``part``'s module, which is converted at first sight.
 
-        Its module is converted at first sight.
+        An input of the port's width is connected as it is: a signal between, over many levels of
+        wide ports, would take half of the time.
         """
         part._MustUse__used = True  # its ports are used, its body is elaborated from a twin
         name = module_name(type(part), part.config)
@@ -74,7 +67,7 @@ class Modules:
             self.rtlil[name] = rtlil.convert(
                 type(part)(part.config), name=name, platform=self, emit_src=False
             )
-        for port, value in (inputs or {}).items():
+        for port, value in inputs.items():
             own, value = ports[port][0], Value.cast(value)
             if len(value) == len(own):
                 ports[port] = (value, In)

@@ -8,7 +8,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from .._add_select import AddSelect, AddSelectConfig
-from .._once import once
+from .._once import place
 from ..config import Config, param
 
 
@@ -47,6 +47,12 @@ class Divider(wiring.Component):
     code : of ``config.latency`` enabled cycles ago.
     """
 
+    enable: Signal
+    magnitude: Signal
+    sign: Signal
+    divisors: data.View
+    code: Signal
+
     def __init__(self, config: DividerConfig):
         self.config = config
         super().__init__({
@@ -71,16 +77,18 @@ class Divider(wiring.Component):
             ]
         quotient = Const(0, 0)
         for bit in reversed(range(bits - 1)):
-            step = AddSelect(AddSelectConfig(width=width + 1))
-            m.submodules[f"step_{bit}"] = once(platform, step)
             positive = ~rest[-1]
-            m.d.comb += [
-                step.a.eq(rest[bit + 1 :].as_signed()),
-                step.b.eq(self.divisors[bits - bit]),
-                step.enable.eq(1),
-                step.invert.eq(positive),
-                step.carry.eq(positive),
-            ]
+            step = place(
+                m,
+                platform,
+                f"step_{bit}",
+                AddSelect(AddSelectConfig(width=width + 1)),
+                a=rest[bit + 1 :].as_signed(),
+                b=self.divisors[bits - bit],
+                enable=1,
+                invert=positive,
+                carry=positive,
+            )
             found = Signal(bits - 1 - bit, name=f"quotient_{bit}", reset_less=True)
             left = Signal(signed(width + 1 + bit), name=f"rest_{bit}", reset_less=True)
             with m.If(self.enable):

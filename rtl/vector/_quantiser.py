@@ -9,7 +9,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from .._once import once
+from .._once import place
 from .._pipeline import Pipeline
 from ..config import Config, param
 from ._divider import Divider, DividerConfig
@@ -68,6 +68,16 @@ class Quantiser(wiring.Component):
     peak_o : :py:`Out(stream.Signature(StructLayout))`, ``peak``, ``tag``: one per vector.
     """
 
+    valid: Signal
+    ready: Signal
+    first: Signal
+    last: Signal
+    take: Signal
+    opens: Signal
+    row: Signal
+    magnitudes: data.View
+    signs: Signal
+    tag: Signal
     o: stream.Interface
     peak_o: stream.Interface
 
@@ -116,14 +126,14 @@ class Quantiser(wiring.Component):
         # Admission.  Pointers have a bit more than an address, so that full and empty differ.
         start, head = Signal(address + 1), Signal(address + 1)
         at, end, ahead = Signal(range(config.rows)), Signal(), Signal(address + 1)
-        place = Signal(address)
+        row_at = Signal(address)
         busy = closing | to_read | to_send
         m.d.comb += [
             self.row.eq(Mux(self.first, 0, at)),
             self.opens.eq(self.row == 0),
             end.eq(self.last | (self.row == config.rows - 1)),
             ahead.eq(start + self.row - head),
-            place.eq(start + self.row),
+            row_at.eq(start + self.row),
             self.ready.eq(~ahead[-1] & ~(end & busy.bit_select(close_slot, 1))),
             self.take.eq(self.valid & self.ready),
         ]
@@ -139,7 +149,7 @@ class Quantiser(wiring.Component):
                 ]
 
         # First pass: rows go into the buffer, and up a tree for the largest magnitude.
-        write = delayed(m, Cat(self.take, place), config.front, "write")
+        write = delayed(m, Cat(self.take, row_at), config.front, "write")
         m.submodules.memory = memory = Memory(
             shape=unsigned(config.lanes * (config.width + 1)), depth=1 << address, init=[]
         )
@@ -233,15 +243,17 @@ class Quantiser(wiring.Component):
                 m.d.sync += later.eq(divisors[-1] if divisors else divisor)
             divisors.append(later)
         for lane in range(config.lanes):
-            divider = Divider(config.divider)
-            m.submodules[f"divider_{lane}"] = once(platform, divider)
-            m.d.comb += [
-                divider.enable.eq(enable),
-                divider.magnitude.eq(row[lane * config.width : (lane + 1) * config.width]),
-                divider.sign.eq(row[lane - config.lanes]),
-                Cat(divider.divisors).eq(Cat(divisors[1:])),
-                self.o.p.codes[lane].eq(divider.code),
-            ]
+            divider = place(
+                m,
+                platform,
+                f"divider_{lane}",
+                Divider(config.divider),
+                enable=enable,
+                magnitude=row[lane * config.width : (lane + 1) * config.width],
+                sign=row[lane - config.lanes],
+                divisors=Cat(divisors[1:]),
+            )
+            m.d.comb += self.o.p.codes[lane].eq(divider.code)
 
 
 def codes_layout(code_width: int, lanes: int) -> data.StructLayout:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import packed
+from . import corpus, packed
 from .generate import Story
 
 PROMPTS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -39,6 +39,26 @@ def summary(log: Sequence[dict[str, Any]], model: str, tokens_per_step: int) -> 
         "perplexity": math.exp(best["held_out"]),
         "training_perplexity": math.exp(records[-1]["loss"]),
     }
+
+
+def phases(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Stretches of a log that were planned together: a resumed run may have had a new plan."""
+    found: list[dict[str, Any]] = []
+    for record in log:
+        last = found[-1] if found else {}
+        if (last.get("network"), last.get("planned")) != (record["model"], record["steps"]):
+            same = last.get("network") == record["model"]
+            last = {
+                "network": record["model"],
+                "after_step": last["to_step"] if same else 0,
+                "planned": record["steps"],
+                "highest_rate": 0.0,
+            }
+            found.append(last)
+        last["to_step"] = record["step"]
+        last["highest_rate"] = max(last["highest_rate"], record["rate"])
+        last["last_rate"] = record["rate"]
+    return found
 
 
 def plot(log: Sequence[dict[str, Any]], path: Path) -> None:
@@ -91,6 +111,11 @@ def text(path: Path) -> str:
     settings = "\n".join(f"| {key} | {value} |" for key, value in meta["settings"].items())
     sizes = "\n".join(f"| {key} | {value} |" for key, value in vars(config).items())
     runs = [f"| ternary | {_run(ternary)} |"] + ([f"| float twin | {_run(twin)} |"] if twin else [])
+    phases = "\n".join(
+        f"| {part['network']} | {part['after_step']} | {part['to_step']} | {part['planned']} | "
+        f"{part['highest_rate']:.2g} | {part['last_rate']:.2g} |"
+        for part in meta["phases"]
+    )
     examples = "\n\n".join(_example(path, prompt, how) for prompt, how in PROMPTS)
     return f"""\
 <!-- SPDX-License-Identifier: Apache-2.0 -->
@@ -99,9 +124,9 @@ def text(path: Path) -> str:
 
 A decoder-only language model with ternary weights (BitNet b1.58) and a vocabulary of
 {config.vocab} byte pairs, small enough to run in a simulated circuit: {config.ternary_weights:,}
-ternary weights (output head included), {config.vocab * config.dim:,} int8 embedding values,
-{path.stat().st_size:,} bytes packed. It writes short texts in the style of old fairy tales. It
-knows nothing, and means nothing by what it writes.
+ternary weights (output head included) and {config.vocab * config.dim:,} int8 embedding values. It
+writes short texts in the style of old fairy tales. It knows nothing, and means nothing by what it
+writes.
 
 ## Data
 
@@ -109,7 +134,8 @@ knows nothing, and means nothing by what it writes.
 
 `{source["file"]}`, SHA-256 `{source["sha256"]}`: {source["training_characters"]:,} characters
 ({source["training_tokens"]:,} tokens) for training, {source["held_out_characters"]:,} held out,
-in runs of 20 paragraphs out of every 400. The vocabulary was learnt from the training part alone.
+in runs of {corpus.RUN} paragraphs out of every {corpus.RUN * corpus.PERIOD}. The vocabulary was
+learnt from the training part alone.
 Tales that the text tells twice, in two translations, may be on both sides of the split.
 
 ## Training
@@ -122,6 +148,13 @@ Of each network the weights with the best validation loss are kept; looking for 
 text makes its perplexity very slightly too good.
 
 ![loss curve]({meta["name"]}-loss.png)
+
+The learning rate stays at its highest value and then falls linearly; a run that was resumed with
+another plan has several rows. Rates are those at evaluations.
+
+| network | after step | to step | of planned | highest rate | last rate |
+|---|---|---|---|---|---|
+{phases}
 
 | setting | value |
 |---|---|

@@ -243,6 +243,7 @@ def publish(
             "training_tokens": len(corpus.stream),
         },
         "settings": settings,
+        "phases": card.phases(log),
         "ternary": card.summary(log, "ternary", config.batch * config.model.context),
     }
     if (out / "float.pt").exists():
@@ -257,7 +258,7 @@ def publish(
     return meta
 
 
-_NOT_SETTINGS = ("model", "steps", "float_steps", "threads")
+_NOT_SETTINGS = ("model", "steps", "float_steps", "learning_rate", "decay", "threads")
 
 
 def ternary_model(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]]) -> Model:

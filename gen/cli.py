@@ -5,10 +5,8 @@ Everything but typer is imported where it is used, so that ``atriplex list`` is 
 ends with 0 only if what was asked for is true; what a user can mend is one sentence on stderr.
 """
 
-import contextlib
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -368,17 +366,14 @@ def run(
     path = None if model == "shipped" else Path(model)
     if path and not path.exists():
         raise AtriplexError(f"{path}: no such file; the model of the package is called shipped")
-    with _sentences():
-        story = Story(
-            prompt, path=path, tokens=tokens, temperature=temperature, top_k=top_k, seed=seed
-        )
-        pieces = []
+    story = Story(prompt, path=path, tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
+    pieces = []
+    if not json:
+        print(prompt, end="", flush=True)
+    for piece in story:
+        pieces.append(piece)
         if not json:
-            print(prompt, end="", flush=True)
-        for piece in story:
-            pieces.append(piece)
-            if not json:
-                print(piece, end="", flush=True)
+            print(piece, end="", flush=True)
     if json:
         return say_json({"prompt": prompt, "text": "".join(pieces), "tokens": len(pieces)})
     print()
@@ -412,7 +407,7 @@ def train(
     config = TrainConfig(**{name: value for name, value in given.items() if value is not None})
     if not text.is_file():
         raise AtriplexError(f"{text}: no such file")
-    with progress(json) as stage, _sentences():
+    with progress(json) as stage:
         figures = train_model(
             text,
             out,
@@ -460,20 +455,6 @@ def _emit(block: "Block", choice: "Choice") -> "Design":
     from .verilog import emit
 
     return emit(block, choice.config)
-
-
-@contextlib.contextmanager
-def _sentences() -> Iterator[None]:
-    """Errors of the model's modules are for the user."""
-    from ..sim.engine.model import ModelError
-    from .model.bpe import TokenizerError
-    from .model.packed import ModelFileError
-    from .model.train import TrainError
-
-    try:
-        yield
-    except (ModelError, TokenizerError, ModelFileError, TrainError) as error:
-        raise AtriplexError(str(error)) from None
 
 
 def main() -> NoReturn:

@@ -38,7 +38,8 @@ class Source:
         columns = [payload.pack(transfers[field.name], field.width) for field in stream.fields]
         self.rows = list(zip(*columns, strict=True))
         self.at, self.offering = 0, False
-        self.valid.value = 0
+        for port in (self.valid, *self.ports):
+            port.value = 0  # gates may keep what is undefined at the first edge
 
     @property
     def done(self) -> bool:

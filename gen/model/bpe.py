@@ -16,12 +16,14 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
+from ...rtl.errors import AtriplexError
+
 BOS = "<bos>"
 ALPHABET = "\n" + "".join(map(chr, range(32, 127)))
 WORDS = re.compile(r"\n| ?[A-Za-z]+| ?[0-9]| ?[!-/:-@\[-`{-~]+| ")
 
 
-class TokenizerError(ValueError):
+class TokenizerError(AtriplexError, ValueError):
     """A text, a token id or a merge table that the vocabulary cannot take; one sentence."""
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...rtl.errors import AtriplexError
 from ...sim.engine.model import (
     Embedding,
     Model,
@@ -45,7 +46,7 @@ _DIGITS = np.array(
 )
 
 
-class ModelFileError(ValueError):
+class ModelFileError(AtriplexError, ValueError):
     """A packed file that cannot be read or written.
 
     One sentence: file, offset, what was expected, what was found.

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...rtl.errors import AtriplexError
 from ...sim.engine.model import Embedding, Model, ModelConfig, Ternary, expected_shapes
 from . import bpe, card, packed
 from .corpus import Corpus
@@ -28,7 +29,7 @@ BETAS = (0.9, 0.95)
 CLIP = 1.0
 
 
-class TrainError(RuntimeError):
+class TrainError(AtriplexError, RuntimeError):
     """Training cannot start or go on; one sentence."""
 
 

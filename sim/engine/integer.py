@@ -6,8 +6,8 @@ arithmetic in full; in short, with the default :class:`Precision`:
 
 - the residual stream has 24 bits, 12 of them fraction; projections leave 18 bits, 10 of them
   fraction; both saturate symmetrically;
-- norm and quantiser are one unit (:func:`norm_quantise`): exact int8 codes, and a scale of 16-bit
-  mantissa and shift that goes into the projection's output;
+- norm and quantiser are one unit, that of :mod:`..vector.rms_norm`: exact int8 codes, and a scale
+  of 16-bit mantissa and shift that goes into the projection's output;
 - Q, K and V are int8 per token and head, the scale being the largest magnitude;
 - softmax is base 2 with a 256-entry table, its probabilities times the scales of V are int8 again,
   so that scores and mixing are INT8 x INT8 dot products with int32 sums;
@@ -33,11 +33,11 @@ from .._fixed import (
     product,
     quotient,
     requantise,
-    root,
     round_shift,
     saturate,
     scale_of,
 )
+from ..vector.rms_norm import norm_quantise
 from .model import Embedding, Model, ModelConfig, ModelError, Ternary
 from .reference import check_tokens
 
@@ -155,19 +155,6 @@ class IntegerLogits:
     def real(self) -> NDArray[np.floating]:
         """Logits as floats, for evaluation and sampling outside the model."""
         return self.fixed * 2.0**-self.fraction
-
-
-def norm_quantise(x: Ints, norm: Norm, eps: Ints | int) -> tuple[Ints, tuple[Ints, Ints]]:
-    """Codes and scale of ``RMSNorm(x) * gain`` quantised to int8 by row.
-
-    With ``y = x * gain``, exact, codes are ``127 * y / max|y|`` to nearest, ties to even; the norm
-    cancels there. The scale is ``max|y| / sqrt(sum(x**2) + eps)``; constants that complete it
-    (``sqrt(width) / 127 / 2**fraction``) are in the projection that takes the codes.
-    """
-    weighted = x * norm.gain
-    peak = np.abs(weighted).max(axis=-1)
-    codes = absmax_codes(weighted, peak)
-    return codes, quotient(normalise(peak), root((x * x).sum(axis=-1) + eps))
 
 
 def exp2_table(fraction: int) -> Ints:
@@ -309,7 +296,7 @@ class IntegerModel:
     def _norm(
         self, x: Ints, norm: Norm, name: str, note: Trace, eps: Ints | None = None
     ) -> tuple[Ints, tuple[Ints, Ints]]:
-        codes, scale = norm_quantise(x, norm, norm.eps if eps is None else eps)
+        codes, scale = norm_quantise(x, norm.gain, norm.eps if eps is None else eps)
         note[f"{name}.input"], note[f"{name}.codes"] = x, codes
         note[f"{name}.mantissa"], note[f"{name}.shift"] = scale
         return codes, scale

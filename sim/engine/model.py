@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ...rtl.errors import AtriplexError
 
-class ModelError(ValueError):
+
+class ModelError(AtriplexError, ValueError):
     """Sizes or arrays that make no model; one sentence."""
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .._fixed import normalise, quotient, root, round_half_even_div
+from .._fixed import absmax_codes, normalise, quotient, root, round_half_even_div
 from ..types import Streams
 from . import _runs
 from .absmax_quantise import values
@@ -30,8 +30,7 @@ def norm_quantise(
     """
     weighted = x * gain
     peak = np.abs(weighted).max(axis=-1)
-    codes = round_half_even_div(top * weighted, np.maximum(peak, 1)[..., None])
-    return codes, scale_of(peak, (x * x).sum(axis=-1) + eps)
+    return absmax_codes(weighted, peak, top), scale_of(peak, (x * x).sum(axis=-1) + eps)
 
 
 def scale_of(peak: Ints, square: Ints) -> tuple[Ints, Ints]:

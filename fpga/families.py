@@ -99,7 +99,7 @@ def _cst(pins: Mapping[str, Pin]) -> str:
 FAMILIES = {
     "ecp5": Family(
         name="ecp5",
-        synth=("synth_ecp5",),
+        synth=("synth_ecp5", "-nowidelut"),  # abc doubles enables into wide LUTs, five times over
         carry=True,
         no_carry=("-noccu2",),
         pads="",

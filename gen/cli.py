@@ -389,7 +389,7 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="steps of the ternary model")] = None,
     float_steps: Annotated[int | None, typer.Option(min=1, help="of the float model")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="windows in a step")] = None,
-    threads: Annotated[int, typer.Option(min=0, help="0: as torch likes")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="0: one a processor")] = 0,
     no_float_twin: Annotated[
         bool, typer.Option("--no-float-twin", help="train no float model to compare with")
     ] = False,

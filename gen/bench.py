@@ -27,7 +27,11 @@ from .verilog import emit
 
 Row = dict[str, Any]
 ROOT = Path(__file__).parents[1]
-LARGE = ("wide", "vitallm")  # presets whose place and route takes more than ten minutes
+LARGE = (
+    "wide",
+    "vitallm",
+    "bitnet_2b",
+)  # presets whose place and route takes more than ten minutes
 TARGET_MHZ = 100.0
 
 
@@ -40,8 +44,10 @@ def main() -> int:
     figures = json.loads(stored.read_text()) if stored.exists() else {}
     for name in args.only or SECTIONS:
         say(name)
-        figures[name] = list(SECTIONS[name]())
-        stored.write_text(json.dumps(figures, indent=1) + "\n")
+        figures[name] = []
+        for row in SECTIONS[name]():
+            figures[name].append(row)
+            stored.write_text(json.dumps(figures, indent=1) + "\n")
     args.out.write_text(page(figures))
     return 0
 

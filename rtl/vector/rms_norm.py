@@ -62,7 +62,7 @@ class RmsNormConfig(Config):
             rows=self.max_len // self.lanes,
             width=self.x_width + self.gain_width - 1,
             code_width=self.code_width,
-            front=3,
+            front=5,
             tag_width=self.square_width,
         )
 
@@ -94,8 +94,8 @@ class RmsNorm(wiring.Component):
 
     Throughput is one transfer per cycle for vectors of at least 43 transfers; shorter ones are held
     up by the scale, of which one comes every 43 cycles.  Latency: the first codes are offered
-    ``code_width + log2(lanes) + 8`` edges after the vector's last transfer was taken, the scale
-    ``log2(lanes) + 46``.  Both streams must be taken: two vectors later the input waits for them.
+    ``code_width + log2(lanes) + 10`` edges after the vector's last transfer was taken, the scale
+    ``log2(lanes) + 48``.  Both streams must be taken: two vectors later the input waits for them.
     Reset drops whatever is in flight, and the gains.
 
     Members
@@ -197,22 +197,34 @@ class RmsNorm(wiring.Component):
         ]
 
     def _products(self, m, core, gains):
-        """Three registers: element, product with its gain, magnitude."""
-        self.x = Signal.like(self.i.p.x, name="x_in", reset_less=True)
-        m.d.sync += self.x.eq(self.i.p.x)
+        """Registers: element, again beside its gain, products of halves, product, magnitude."""
+        x_in = Signal.like(self.i.p.x, name="x_in", reset_less=True)
+        self.x = Signal.like(self.i.p.x, name="x", reset_less=True)
+        m.d.sync += [x_in.eq(self.i.p.x), self.x.eq(x_in)]
         magnitudes, signs = Signal.like(core.magnitudes, reset_less=True), []
-        for lane, gain in enumerate(gains):
+        for lane, fetched in enumerate(gains):
+            gain = registered(m, fetched, f"gain_{lane}")
             product = Signal(
                 signed(self.config.x_width + self.config.gain_width),
                 name=f"product_{lane}",
                 reset_less=True,
             )
-            m.d.sync += product.eq(self.x[lane] * gain)
+            high, low = self._halves(lane)
+            parts = [
+                registered(m, high * gain, f"high_gain_{lane}"),
+                registered(m, low * gain, f"low_gain_{lane}"),
+            ]
+            m.d.sync += product.eq((parts[0] << len(low)) + parts[1])
             m.d.sync += magnitudes[lane].eq(Mux(product < 0, -product, product))
             signs.append(product < 0)
         x_signs = Signal(self.config.lanes, reset_less=True)
         m.d.sync += x_signs.eq(Cat(signs))
         m.d.comb += [core.magnitudes.eq(magnitudes), core.signs.eq(x_signs)]
+
+    def _halves(self, lane):
+        """High (signed) and low (unsigned) half of an element: each fits one multiplier."""
+        x, low = self.x[lane], self.config.x_width // 2
+        return x[low:].as_signed(), x[:low]
 
     def _squares(self, m, core):
         """Sum of the squares of a vector, and its ``eps``, into the tag in time for the peak."""
@@ -220,7 +232,14 @@ class RmsNorm(wiring.Component):
         squares = []
         for lane in range(config.lanes):
             square = Signal(2 * config.x_width - 1, name=f"square_{lane}", reset_less=True)
-            m.d.sync += square.eq(self.x[lane] * self.x[lane])
+            high, low = self._halves(lane)
+            parts = [
+                registered(m, high * high, f"high_high_{lane}"),
+                registered(m, high * low, f"high_low_{lane}"),
+                registered(m, low * low, f"low_low_{lane}"),
+            ]
+            outer = Cat(parts[2], parts[0][: 2 * len(high)])  # they do not overlap
+            m.d.sync += square.eq(outer + (parts[1] << (len(low) + 1)))
             squares.append(square)
         row = registered_tree(m, operator.add, squares, "squares")
         cycles = config.quantiser.front + config.quantiser.levels - 1
@@ -230,3 +249,10 @@ class RmsNorm(wiring.Component):
         with m.If(flags[0]):
             m.d.sync += total.eq(Mux(flags[1], eps, total) + row)
         m.d.comb += core.tag.eq(total)
+
+
+def registered(m, value, name):
+    """``value`` as it was a cycle ago."""
+    held = Signal(value.shape(), name=name, reset_less=True)
+    m.d.sync += held.eq(value)
+    return held

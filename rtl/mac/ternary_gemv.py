@@ -27,7 +27,7 @@ class TernaryGemvConfig(Config):
     max_k: int = param(2560, "longest vector, a multiple of k_lanes", ge=2, le=1 << 20)
     resident: bool = param(False, "keep the weights in the core and replay them")
     weight_words: int = param(1024, "resident words of k_lanes * n_lanes weights", ge=1, le=1 << 20)
-    memory_stage: bool = param(False, "register what memories give; block RAM is slow to read")
+    memory_stage: bool = param(True, "register what memories give; block RAM is slow to read")
     stage: int = param(2, "adder levels between pipeline registers; 0 for none", ge=0, le=12)
     select: str = param("fused", "how a lane is negated", choices=("fused", "invert", "mux"))
     chain: int = param(
@@ -43,9 +43,8 @@ class TernaryGemvConfig(Config):
             "n_lanes": 4,
             "max_k": 384,
             "resident": True,
-            "memory_stage": True,
         },
-        "storybook": {"max_k": 384},
+        "storybook": {"max_k": 384, "memory_stage": False},
         "vitallm": {"k_lanes": 64, "n_lanes": 4},
     }
     papers: ClassVar[tuple[str, ...]] = (

@@ -73,7 +73,7 @@ def test_every_fault_at_a_port_is_seen(name: str, tmp_path: Path) -> None:
         outcome = simulate(
             design,
             cache=cache.root() / "sim",
-            transfers=1000,
+            transfers=300,
             sources=[source],
             plusargs=plusargs,
         )

@@ -214,7 +214,11 @@ def _build(
     """The folder of the built simulation, from the cache where it is there."""
     texts = [source.read_bytes() for source in sources] if sources else [design.text.encode()]
     key = hashlib.sha256(b"\0".join([*texts, design.top.encode(), version(simulator).encode()]))
-    key.update(f"{waves} {_ARGS[simulator]} {importlib.metadata.version('cocotb')}".encode())
+    cocotb = importlib.util.find_spec("cocotb")
+    origin = cocotb.origin if cocotb else None  # builds point at cocotb's libraries
+    key.update(
+        f"{waves} {_ARGS[simulator]} {importlib.metadata.version('cocotb')} {origin}".encode()
+    )
     final = cache / "builds" / f"{design.top}-{simulator}-{key.hexdigest()[:16]}"
     if final.exists():
         return final

@@ -4,14 +4,14 @@
 After :meth:`IntegerModel.compile` no float takes part in the result. ``docs/model.md`` states the
 arithmetic in full; in short, with the default :class:`Precision`:
 
-- the residual stream has 24 bits, 12 of them fraction; projections leave 18 bits, 10 of them
-  fraction; both saturate symmetrically;
-- norm and quantiser are one unit, that of :mod:`..vector.rms_norm`: exact int8 codes, and a scale
-  of 16-bit mantissa and shift that goes into the projection's output;
+- the residual stream has 18 bits in units of the embedding's scale over a power of two, about
+  2**-9; projections leave 18 bits, 10 of them fraction; both saturate symmetrically;
+- norm and quantiser are one unit, that of :mod:`..vector.rms_norm`: products with gains of 18 bits,
+  int8 codes, and a scale of 16-bit mantissa and shift that goes into the projection's output;
 - Q, K and V are int8 per token and head, the scale being the largest magnitude;
-- softmax is base 2 with a 256-entry table, its probabilities times the scales of V are int8 again,
-  so that scores and mixing are INT8 x INT8 dot products with int32 sums;
-- the gate multiplies in 52 bits and is normalised to 15 bits a token;
+- softmax is base 2, online, token by token with the newest last: running maxima are whole octaves,
+  so that what was summed before moves by shifts; scores and mixing are INT8 x INT8 products;
+- the gate multiplies in 52 bits and keeps 18 of them;
 - greedy choice compares the head's int32 sums; logits have 10 bits of fraction.
 
 Every operation works on rows of tokens and no row depends on how many there are, so a prompt in
@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from .._fixed import (
     Ints,
     absmax_codes,
-    bit_length,
     normalise,
     product,
     quotient,
@@ -38,7 +37,8 @@ from .._fixed import (
     scale_of,
 )
 from ..vector.rms_norm import norm_quantise
-from .model import Embedding, Model, ModelConfig, ModelError, Ternary
+from ..vector.softmax import CHANCE_BITS, Softmax, log2
+from .model import Embedding, Model, ModelConfig, ModelError
 from .reference import check_tokens
 
 Scale = tuple[int, int]
@@ -64,16 +64,19 @@ class Precision:
     values for the ranges that ``__post_init__`` allows.
     """
 
-    residual_bits: int = 24
-    residual_fraction: int = 12
+    residual_bits: int = 18
+    residual_fraction: int = 9
     activation_bits: int = 18
     activation_fraction: int = 10
     gain_bits: int = 16
     rope_fraction: int = 15
     kv_bits: int = 8
     score_fraction: int = 8
-    probability_bits: int = 8
-    hidden_bits: int = 16
+    score_bits: int = 18
+    weight_bits: int = 7
+    hidden_bits: int = 18
+    hidden_fraction: int = 4
+    product_bits: int = 18
     logit_fraction: int = 10
 
     def __post_init__(self) -> None:
@@ -86,8 +89,11 @@ class Precision:
             ("rope_fraction", 4, 20),
             ("kv_bits", 2, 12),
             ("score_fraction", 2, 14),
-            ("probability_bits", 2, 16),
-            ("hidden_bits", 4, 20),
+            ("score_bits", 12, 24),
+            ("weight_bits", 2, 14),
+            ("hidden_bits", 8, 28),
+            ("hidden_fraction", 0, 20),
+            ("product_bits", 8, 40),
             ("logit_fraction", 0, 16),
         ):
             value = getattr(self, name)
@@ -97,11 +103,15 @@ class Precision:
 
 @dataclass(frozen=True, eq=False)
 class Norm:
-    """Gains as integers; ``eps`` is ``eps * width`` in units of the squared input."""
+    """Gains as integers; ``eps`` is ``eps * width`` in units of the squared input.
+
+    Products with gains lose ``drop`` bits.
+    """
 
     gain: Ints
     fraction: int
     eps: int
+    drop: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +136,8 @@ class IntegerLayer:
 
 @dataclass(eq=False)
 class IntegerState:
-    """KV cache: codes (layer, kv head, token, head_dim), peaks (layer, kv head, token).
+    """KV cache: codes (layer, kv head, token, head_dim); peaks of keys and logarithms of
+    peaks of values (layer, kv head, token).
 
     Codes are integers held in a float type for the matrix library; a peak is the largest magnitude
     of the vector that the codes stand for, in the activations' fixed point.
@@ -135,7 +146,7 @@ class IntegerState:
     keys: NDArray[np.floating]
     values: NDArray[np.floating]
     key_peaks: Ints
-    value_peaks: Ints
+    value_logs: Ints
     length: int = 0
 
 
@@ -157,12 +168,6 @@ class IntegerLogits:
         return self.fixed * 2.0**-self.fraction
 
 
-def exp2_table(fraction: int) -> Ints:
-    """``2**15 * 2**(-i / 2**fraction)`` to nearest, for every ``i`` below ``2**fraction``."""
-    steps = np.arange(1 << fraction) / (1 << fraction)
-    return np.rint(np.exp2(15 - steps)).astype(np.int64)
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class IntegerModel:
     """A :class:`.model.Model` compiled to integers."""
@@ -170,12 +175,12 @@ class IntegerModel:
     config: ModelConfig
     precision: Precision
     embedding: NDArray[np.int8]
-    embedding_scale: Scale
+    embedding_shift: int
     layers: tuple[IntegerLayer, ...]
     output_norm: Norm
     output: Projection
     rope: tuple[Ints, Ints]
-    exp2: Ints
+    softmax: Softmax
     score_scale: Scale
     mix_scale: Scale
 
@@ -186,56 +191,58 @@ class IntegerModel:
         Raises :class:`.model.ModelError` when a constant does not fit its width.
         """
         p, c = precision or Precision(), model.config
-        top_kv, top_p = _top(p.kv_bits), _top(p.probability_bits)
-        widths = c.norms()
+        embedding_shift, unit = _residual_unit(model.token_embd, p)
+        fractions = {"attn_sub_norm": p.activation_fraction, "ffn_sub_norm": p.hidden_fraction}
         layers = []
         for index, layer in enumerate(model.layers):
+            # The gate's other factor keeps the gate's scale: the norm behind it cancels the ratio.
+            ratio = layer.ffn_gate.scale / layer.ffn_up.scale
             norms = {}
-            for name, width in widths.items():
-                fraction = {
-                    "attn_sub_norm": p.activation_fraction,
-                    "ffn_sub_norm": 3 * p.activation_fraction,
-                }.get(name, p.residual_fraction)
+            for name, width in c.norms().items():
+                units = 2.0 ** -fractions[name] if name in fractions else unit
+                units /= ratio if name == "ffn_sub_norm" else 1
                 where = f"blk.{index}.{name}"
-                norms[name] = _norm(getattr(layer, name), c.eps * width, fraction, p, where)
+                norms[name] = _norm(getattr(layer, name), c.eps * width / units**2, p, where)
             projections = {}
             for name in c.projections():
-                adds = name in ("attn_output", "ffn_down")
-                fraction = p.residual_fraction if adds else p.activation_fraction
-                norm, where = norms[NORM_OF[name]], f"blk.{index}.{name}"
-                projections[name] = _projection(getattr(layer, name), norm, fraction, where)
+                weight, where = getattr(layer, name), f"blk.{index}.{name}"
+                scale = layer.ffn_gate.scale if name == "ffn_up" else weight.scale
+                units = unit if name in ("attn_output", "ffn_down") else 2.0**-p.activation_fraction
+                norm = norms[NORM_OF[name]]
+                projections[name] = _projection(weight.trits, scale / units, norm, where)
             layers.append(IntegerLayer(norms, projections))
-        norm = _norm(model.output_norm, c.eps * c.dim, p.residual_fraction, p, "output_norm")
+        norm = _norm(model.output_norm, c.eps * c.dim / unit**2, p, "output_norm")
+        output = _projection(
+            model.output.trits, model.output.scale * 2.0**p.logit_fraction, norm, "output"
+        )
         half = c.head_dim // 2
         angle = np.arange(c.context)[:, None] * c.theta ** -(np.arange(half) / half)
-        unit, limit = float(1 << p.rope_fraction), (1 << p.rope_fraction) - 1
+        one, limit = float(1 << p.rope_fraction), (1 << p.rope_fraction) - 1
         cos, sin = (
-            np.clip(np.rint(f(angle) * unit), -limit, limit).astype(np.int64)
+            np.clip(np.rint(f(angle) * one), -limit, limit).astype(np.int64)
             for f in (np.cos, np.sin)
         )
+        top = _top(p.kv_bits)
         score = math.log2(math.e) * 2.0 ** (p.score_fraction - 2 * p.activation_fraction)
         return cls(
             config=c,
             precision=p,
             embedding=model.token_embd.codes,
-            embedding_scale=_embedding_scale(model.token_embd, p),
+            embedding_shift=embedding_shift,
             layers=tuple(layers),
             output_norm=norm,
-            output=_projection(model.output, norm, p.logit_fraction, "output"),
+            output=output,
             rope=(cos, sin),
-            exp2=exp2_table(p.score_fraction),
-            score_scale=scale_of(score / (top_kv**2 * math.sqrt(c.head_dim))),
-            mix_scale=scale_of(1 / (top_kv * top_p)),
+            softmax=Softmax.of(p.score_fraction, p.weight_bits),
+            score_scale=scale_of(score / (top**2 * math.sqrt(c.head_dim))),
+            mix_scale=scale_of(2.0 ** (CHANCE_BITS - p.weight_bits) / top),
         )
 
     def start(self) -> IntegerState:
         """State before the first token."""
         c, p = self.config, self.precision
         shape = (c.layers, c.kv_heads, c.context)
-        dot = _top(p.kv_bits) * max(
-            _top(p.kv_bits) * c.head_dim, _top(p.probability_bits) * c.context
-        )
-        kind = _exact(dot)
+        kind = _exact(_top(p.kv_bits) ** 2 * c.head_dim)
         return IntegerState(
             np.zeros((*shape, c.head_dim), kind),
             np.zeros((*shape, c.head_dim), kind),
@@ -257,8 +264,7 @@ class IntegerModel:
         tokens = check_tokens(tokens, state.length, c)
         note = {} if trace is None else trace
         span = slice(state.length, state.length + len(tokens))
-        x = requantise(self.embedding[tokens].astype(np.int64), *self.embedding_scale)
-        x = saturate(x, p.residual_bits)
+        x = self.embedding[tokens].astype(np.int64) << self.embedding_shift
         note["token_embd.out"] = x
         for index, layer in enumerate(self.layers):
             at = f"blk.{index}"
@@ -271,32 +277,25 @@ class IntegerModel:
             )
             mixed = self._attend(q, k, v, state, index, span, note)
             codes, scale = self._norm(mixed, norms["attn_sub_norm"], f"{at}.attn_sub_norm", note)
-            x = x + project(codes, scale, weights["attn_output"], f"{at}.attn_output", note)
-            x = saturate(x, p.residual_bits)
+            x = self._add(x, codes, scale, weights["attn_output"], f"{at}.attn_output", note)
 
             codes, scale = self._norm(x, norms["ffn_norm"], f"{at}.ffn_norm", note)
             gate, up = (
                 self._activation(codes, scale, weights[name], f"{at}.{name}", note)
                 for name in ("ffn_gate", "ffn_up")
             )
-            hidden, shift = gated(gate, up, p.hidden_bits)
-            note[f"{at}.ffn_gated.shift"] = shift
-            norm = norms["ffn_sub_norm"]
-            eps = np.maximum(norm.eps >> np.minimum(2 * shift, 62), 1)
-            codes, scale = self._norm(hidden, norm, f"{at}.ffn_sub_norm", note, eps)
-            # The gate's units are 2**-(3 * fraction), shifted; the scale is free of units.
-            x = x + project(codes, scale, weights["ffn_down"], f"{at}.ffn_down", note)
-            x = saturate(x, p.residual_bits)
+            fraction = 3 * p.activation_fraction - p.hidden_fraction
+            hidden = gated(gate, up, fraction, p.hidden_bits)
+            codes, scale = self._norm(hidden, norms["ffn_sub_norm"], f"{at}.ffn_sub_norm", note)
+            x = self._add(x, codes, scale, weights["ffn_down"], f"{at}.ffn_down", note)
             note[f"{at}.out"] = x
         state.length = span.stop
         codes, scale = self._norm(x, self.output_norm, "output_norm", note)
-        fixed = project(codes, scale, self.output, "output", note)
+        fixed = project(codes, scale, self.output, p.residual_bits, "output", note)
         return IntegerLogits(note["output.sums"], fixed, p.logit_fraction)
 
-    def _norm(
-        self, x: Ints, norm: Norm, name: str, note: Trace, eps: Ints | None = None
-    ) -> tuple[Ints, tuple[Ints, Ints]]:
-        codes, scale = norm_quantise(x, norm.gain, norm.eps if eps is None else eps)
+    def _norm(self, x: Ints, norm: Norm, name: str, note: Trace) -> tuple[Ints, tuple[Ints, Ints]]:
+        codes, scale = norm_quantise(x, norm.gain, norm.eps, drop=norm.drop)
         note[f"{name}.input"], note[f"{name}.codes"] = x, codes
         note[f"{name}.mantissa"], note[f"{name}.shift"] = scale
         return codes, scale
@@ -304,7 +303,20 @@ class IntegerModel:
     def _activation(
         self, codes: Ints, scale: tuple[Ints, Ints], weight: Projection, name: str, note: Trace
     ) -> Ints:
-        return saturate(project(codes, scale, weight, name, note), self.precision.activation_bits)
+        return project(codes, scale, weight, self.precision.activation_bits, name, note)
+
+    def _add(
+        self,
+        x: Ints,
+        codes: Ints,
+        scale: tuple[Ints, Ints],
+        weight: Projection,
+        name: str,
+        note: Trace,
+    ) -> Ints:
+        """The residual stream ``x`` with a projection's result added."""
+        bits = self.precision.residual_bits
+        return saturate(x + project(codes, scale, weight, bits, name, note), bits)
 
     def _attend(
         self, q: Ints, k: Ints, v: Ints, state: IntegerState, index: int, span: slice, note: Trace
@@ -321,33 +333,26 @@ class IntegerModel:
         state.keys[index, :, span] = codes[1].swapaxes(0, 1)
         state.values[index, :, span] = codes[2].swapaxes(0, 1)
         state.key_peaks[index, :, span] = peaks[1].T
-        state.value_peaks[index, :, span] = peaks[2].T
+        state.value_logs[index, :, span] = log2(peaks[2], p.score_fraction).T
         keys, values = state.keys[index, :, : span.stop], state.values[index, :, : span.stop]
-        key_peaks = state.key_peaks[index, :, None, None, : span.stop]
-        value_peaks = state.value_peaks[index, :, None, None, : span.stop]
 
         # (kv head, query head of the group, token, ...); sums exact, see IntegerModel.start
         group = (c.kv_heads, c.heads // c.kv_heads, rows)
         queries = codes[0].swapaxes(0, 1).reshape(*group, c.head_dim).astype(keys.dtype)
         sums = (queries @ keys[:, None].swapaxes(-1, -2)).astype(np.int64)
         peak = peaks[0].T.reshape(group)[..., None]
+        key_peaks = state.key_peaks[index, :, None, None, : span.stop]
         scores = requantise(sums * key_peaks, *product(normalise(peak), self.score_scale))
-        future = np.arange(span.stop) > np.arange(span.start, span.stop)[:, None]
-        scores = np.where(future, np.int64(-1) << 61, scores)
-        below = scores.max(axis=-1, keepdims=True) - scores
-        index_bits = p.score_fraction
-        chances = round_shift(self.exp2[below & (1 << index_bits) - 1], below >> index_bits)
-        weights = chances * value_peaks
-        largest = weights.max(axis=-1)
-        mixing = absmax_codes(weights, largest, _top(p.probability_bits))
-        mixed = (mixing.astype(values.dtype) @ values[:, None]).astype(np.int64)
-        scale = quotient(normalise(largest), normalise(chances.sum(axis=-1)))
-        mantissa, shift = product(scale, self.mix_scale)
-        out = requantise(mixed, mantissa[..., None], shift[..., None])
+        scores = saturate(scores, p.score_bits)
+        seen = np.arange(span.stop) <= np.arange(span.start, span.stop)[:, None]
+        logs = state.value_logs[index, :, None, None, : span.stop]
+        mixed = self.softmax.mix(scores, scores + logs, values.astype(np.int64), seen)
+        scale = quotient(self.mix_scale, normalise(mixed.total))
+        shift = scale[1] + mixed.total_octave - mixed.octave
+        out = requantise(mixed.sums, scale[0][..., None], shift[..., None])
         out = saturate(out, p.activation_bits).reshape(c.heads, rows, c.head_dim)
         if rows == 1:
-            note[f"{at}.scores"], note[f"{at}.chances"] = scores[..., 0, :], chances[..., 0, :]
-            note[f"{at}.mixing"] = mixing[..., 0, :]
+            note[f"{at}.scores"] = scores[..., 0, :]
         return out.swapaxes(0, 1).reshape(rows, c.q_dim)
 
     def _rotate(self, heads: Ints, span: slice) -> Ints:
@@ -361,7 +366,7 @@ class IntegerModel:
 
 
 def project(
-    codes: Ints, scale: tuple[Ints, Ints], weight: Projection, name: str, note: Trace
+    codes: Ints, scale: tuple[Ints, Ints], weight: Projection, bits: int, name: str, note: Trace
 ) -> Ints:
     """Ternary projection: exact sums, then one rounding into the output's fixed point.
 
@@ -369,21 +374,15 @@ def project(
     """
     sums = (codes.astype(weight.columns.dtype) @ weight.columns).astype(np.int64)
     mantissa, shift = product(scale, weight.scale)
-    out = requantise(sums, mantissa[..., None], shift[..., None])
+    out = saturate(requantise(sums, mantissa[..., None], shift[..., None]), bits)
     note[f"{name}.sums"], note[f"{name}.out"] = sums, out
     return out
 
 
-def gated(gate: Ints, up: Ints, bits: int) -> tuple[Ints, Ints]:
-    """``relu(gate)**2 * up``, exact, then shifted right so that each row fits signed ``bits``.
-
-    Returns the rows and the shift of each; rounding is to nearest, ties upwards, and the shift
-    leaves a bit of room, so that rounding up does not overflow.
-    """
+def gated(gate: Ints, up: Ints, shift: int, bits: int) -> Ints:
+    """``relu(gate)**2 * up * 2**-shift`` to nearest, ties upwards, saturated to ``bits``."""
     positive = np.maximum(gate, 0)
-    hidden = positive * positive * up
-    shift = np.maximum(bit_length(np.abs(hidden).max(axis=-1)) - (bits - 2), 0)
-    return round_shift(hidden, shift[..., None]), shift
+    return saturate(round_shift(positive * positive * up, shift), bits)
 
 
 def _top(bits: int) -> int:
@@ -400,31 +399,31 @@ def _exact(largest: int) -> type[np.floating]:
     raise ModelError(f"sums of up to {largest} do not fit the 53 bits of the golden model")
 
 
-def _norm(gain: NDArray[np.float32], eps: float, fraction: int, p: Precision, name: str) -> Norm:
-    """``fraction`` is that of the input; the gain's is the largest that fits ``gain_bits``."""
+def _norm(gain: NDArray[np.float32], eps: float, p: Precision, name: str) -> Norm:
+    """``eps`` is in units of the squared input; the gain's fraction is the largest that fits."""
     largest = float(np.abs(gain).max())
     if not math.isfinite(largest) or largest == 0:
         raise ModelError(f"the gains of {name} must be finite and not all 0")
     top = _top(p.gain_bits)
     own = min(math.floor(math.log2(top / largest)), 30)
     codes = np.rint(np.asarray(gain, np.float64) * 2.0**own).astype(np.int64)
-    return Norm(codes, own, max(1, round(eps * 4.0**fraction)))
+    drop = max(p.residual_bits + p.gain_bits - 1 - p.product_bits, 0)
+    return Norm(codes, own, max(1, round(eps)), drop)
 
 
-def _projection(weight: Ternary, norm: Norm, fraction: int, name: str) -> Projection:
-    inputs = weight.trits.shape[1]
-    real = weight.scale * math.sqrt(inputs) / 127 * 2.0 ** (fraction - norm.fraction)
+def _projection(trits: NDArray[np.int8], scale: float, norm: Norm, name: str) -> Projection:
+    """``scale`` is that of the weights over the unit of the outputs."""
+    inputs = trits.shape[1]
+    real = scale * math.sqrt(inputs) / 127 * 2.0 ** (norm.drop - norm.fraction)
     # The norm's scale is at most the largest gain; the product must leave a shift to the right.
-    if not real * int(np.abs(norm.gain).max()) < 1 << 14:
-        raise ModelError(f"the scale of {name}, {weight.scale}, is too large for its fixed point")
-    columns = np.ascontiguousarray(weight.trits.T.astype(_exact(127 * inputs)))
-    return Projection(weight.trits, columns, scale_of(real))
+    if not real * int(np.abs(norm.gain).max()) * 2.0**-norm.drop < 1 << 14:
+        raise ModelError(f"the scale of {name} is too large for its fixed point")
+    columns = np.ascontiguousarray(trits.T.astype(_exact(127 * inputs)))
+    return Projection(trits, columns, scale_of(real))
 
 
-def _embedding_scale(table: Embedding, p: Precision) -> Scale:
-    real = table.scale * 2.0**p.residual_fraction
-    if not real < 1 << 15:
-        raise ModelError(
-            f"the scale of token_embd, {table.scale}, is too large for its fixed point"
-        )
-    return scale_of(real)
+def _residual_unit(table: Embedding, p: Precision) -> tuple[int, float]:
+    """How far embedding codes are shifted, and what 1 of the residual stream then stands for."""
+    shift = round(math.log2(table.scale) + p.residual_fraction)
+    shift = min(max(shift, 0), p.residual_bits - 8)
+    return shift, table.scale * 2.0**-shift

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .._fixed import absmax_codes, normalise, quotient, root, round_half_even_div
+from .._fixed import absmax_codes, normalise, quotient, root, round_half_even_div, round_shift
 from ..types import Streams
 from . import _runs
 from .absmax_quantise import values
@@ -20,15 +20,16 @@ Ints = NDArray[np.int64]
 
 
 def norm_quantise(
-    x: Ints, gain: Ints, eps: Ints | int, top: int = 127
+    x: Ints, gain: Ints, eps: Ints | int, top: int = 127, drop: int = 0
 ) -> tuple[Ints, tuple[Ints, Ints]]:
     """Codes and scale of ``RMSNorm(x) * gain`` along the last axis, quantised by ``max|y|``.
 
-    With ``y = x * gain``, exact, codes are ``top * y / max|y|`` to nearest, ties to even; the norm
-    cancels there.  The scale is ``max|y| / sqrt(sum(x**2) + eps)`` as (mantissa, shift); constants
-    that complete it (``sqrt(width) / top``, the gain's unit) are left to whoever takes the codes.
+    With ``y = x * gain / 2**drop``, to nearest, ties upwards, codes are ``top * y / max|y|`` to
+    nearest, ties to even; the norm cancels there.  The scale is ``max|y| / sqrt(sum(x**2) + eps)``
+    as (mantissa, shift); constants that complete it (``sqrt(width) / top``, the units of gain and
+    ``y``) are left to whoever takes the codes.
     """
-    weighted = x * gain
+    weighted = round_shift(x * gain, drop)
     peak = np.abs(weighted).max(axis=-1)
     return absmax_codes(weighted, peak, top), scale_of(peak, (x * x).sum(axis=-1) + eps)
 

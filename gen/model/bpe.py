@@ -59,6 +59,11 @@ class Tokenizer:
         """Id of the token that opens a text."""
         return 0
 
+    @property
+    def eos(self) -> None:
+        """Id of the token that ends a text: there is none."""
+        return None
+
     def __len__(self) -> int:
         return 1 + len(ALPHABET) + len(self.merges)
 
@@ -117,6 +122,10 @@ class Tokenizer:
                 )
             texts.append(self.pieces[token] if token else "")
         return "".join(texts)
+
+    def piece(self, token: int) -> bytes:
+        """What a token adds to a text, in UTF-8."""
+        return self.decode([token]).encode()
 
 
 def _join(ids: Sequence[int], pair: tuple[int, int], piece: int) -> list[int]:

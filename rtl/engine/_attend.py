@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Walks the heads and tokens of attention: operations for the unit, addresses for the stores."""
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .._streams import Queue
+
+
+class Attend(wiring.Component):
+    """For every head of an operation: what attention shall do, and which tokens it gets for it.
+
+    An operation for the old tokens opens every head with the keys and values of positions 0 ..
+    ``position - 1``; one for the newest gives each its last pair and closes it.  Head ``n`` reads
+    slot ``slot + n // group``.  One read a cycle, without gaps between heads.
+
+    Members
+    -------
+    op_i : what the sequencer hands out.
+    attention_o : operations of the attention unit.
+    key_read_o, value_read_o : the same reads for both stores; ``after`` counts the vectors that
+        were written up to the one wanted.
+    done : an operation has been handed on whole.
+    """
+
+    op_i: stream.Interface
+    attention_o: stream.Interface
+    key_read_o: stream.Interface
+    value_read_o: stream.Interface
+    done: Signal
+
+    def __init__(self, operation: data.StructLayout, unit: Any, read: data.StructLayout):
+        self.operation, self.unit, self.read = operation, unit, read
+        super().__init__({
+            "op_i": In(stream.Signature(operation)),
+            "attention_o": Out(stream.Signature(unit)),
+            "key_read_o": Out(stream.Signature(read)),
+            "value_read_o": Out(stream.Signature(read)),
+            "done": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.key_reads = key_reads = Queue(self.read, 8)
+        m.submodules.value_reads = value_reads = Queue(self.read, 8)
+        m.submodules.ops = ops = Queue(self.unit, 8)
+        wiring.connect(m, key_reads.o, wiring.flipped(self.key_read_o))
+        wiring.connect(m, value_reads.o, wiring.flipped(self.value_read_o))
+        wiring.connect(m, ops.o, wiring.flipped(self.attention_o))
+
+        op = self.op_i.p
+        head, member, slot = Signal(20), Signal(20), Signal(len(op.slot))
+        token = Signal(len(op.position) + 1)
+        count = Signal(len(token))
+        written = Signal(len(self.key_read_o.p.after))  # by all operations before this one
+        told, tells, reads, ends = Signal(), Signal(), Signal(), Signal()
+        m.d.comb += [
+            count.eq(Mux(op.newest, 1, op.position)),
+            ops.i.valid.eq(self.op_i.valid & ~told),
+            ops.i.p.context.eq(head),
+            ops.i.p.count.eq(count),
+            ops.i.p.opens.eq(~op.newest),
+            ops.i.p.closes.eq(op.newest),
+            tells.eq(told | ops.i.ready),
+            reads.eq(self.op_i.valid & (token != count) & key_reads.i.ready & value_reads.i.ready),
+            ends.eq(self.op_i.valid & tells & (token + reads == count)),
+            self.done.eq(ends & (head == op.heads - 1)),
+            self.op_i.ready.eq(self.done),
+        ]
+        for queue in (key_reads, value_reads):
+            m.d.comb += [
+                queue.i.valid.eq(reads),
+                queue.i.p.address.eq(
+                    Cat(
+                        Mux(op.newest, op.position, token[: len(op.position)]),
+                        (op.slot + slot)[: len(slot)],
+                    )
+                ),
+                queue.i.p.after.eq(written + Mux(op.newest, slot + 1, 0)),
+            ]
+        with m.If(self.op_i.valid):
+            m.d.sync += [token.eq(token + reads), told.eq(tells)]
+        with m.If(ends):
+            m.d.sync += [token.eq(0), told.eq(0), head.eq(head + 1), member.eq(member + 1)]
+            with m.If(member == op.group - 1):
+                m.d.sync += [member.eq(0), slot.eq(slot + 1)]
+        with m.If(self.done):
+            m.d.sync += [head.eq(0), member.eq(0), slot.eq(0)]
+            with m.If(op.newest):
+                m.d.sync += written.eq(written + slot + 1)
+        return m

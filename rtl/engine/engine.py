@@ -1,0 +1,449 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transformer engine: tokens in, tokens out, weights as they come."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .._streams import Widen, bits_for, fork
+from ..config import Config, param
+from ..kv.kv_store import KvStore, KvStoreConfig
+from ..mac.ternary_gemv import TernaryGemvConfig
+from ..vector.absmax_quantise import AbsmaxQuantiseConfig
+from ..vector.gate import Gate, GateConfig
+from ..vector.rescale import Rescale, RescaleConfig
+from ..vector.residual import Residual, ResidualConfig
+from ..vector.rms_norm import RmsNorm, RmsNormConfig
+from ..vector.rope import RopeConfig, table_layout
+from ..vector.sampler import Sampler, SamplerConfig
+from ._attend import Attend
+from ._feed import FETCH, Feed
+from ._heads import Heads, element_layout
+from ._matvec import TernaryMatvec, word_layout
+from ._program import Target
+from .attention import Attention, AttentionConfig
+from .sequencer import (
+    Sequencer,
+    SequencerConfig,
+    attend_layout,
+    embed_layout,
+    linear_layout,
+    program_layout,
+    token_layout,
+)
+
+CODE = 8
+WIDTH = 18
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig(Config):
+    lanes: int = param(64, "ternary products per cycle, a power of two", ge=4, le=1024)
+    norm_lanes: int = param(8, "elements a cycle that a norm quantises", ge=1, le=64)
+    head_lanes: int = param(4, "elements a cycle that are quantised in a head", ge=1, le=64)
+    dim: int = param(192, "most elements of the residual stream", ge=4, le=1 << 16)
+    hidden: int = param(384, "most elements of any vector", ge=4, le=1 << 16)
+    heads: int = param(6, "most query heads", ge=1, le=64)
+    head_dim: int = param(32, "elements of a head", ge=2, le=256)
+    slots: int = param(6, "K and V heads of all layers", ge=1, le=4096)
+    context: int = param(256, "most tokens of a text, a power of two", ge=4, le=1 << 20)
+    vocab: int = param(512, "most tokens that there are", ge=2, le=1 << 20)
+    program: int = param(64, "operations of a program", ge=8, le=4096)
+    packing: str = param("trit2", "how weights come in", choices=("trit2", "trit5"))
+    gate: str = param("relu2", "activation of the gate", choices=("relu2", "silu"))
+    stage: int = param(2, "adder levels of the matvec between registers", ge=0, le=12)
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "default": {},
+        "tiny": {
+            "lanes": 8,
+            "norm_lanes": 4,
+            "head_lanes": 2,
+            "dim": 16,
+            "hidden": 32,
+            "heads": 2,
+            "head_dim": 8,
+            "slots": 2,
+            "context": 16,
+            "vocab": 32,
+        },
+    }
+    papers: ClassVar[tuple[str, ...]] = (
+        "VitaLLM, arXiv 2604.27396",
+        "BitNet b1.58, arXiv 2402.17764",
+    )
+
+    def faults(self) -> Iterator[str]:
+        if self.context & (self.context - 1):
+            yield f"context must be a power of two, not {self.context}"
+        for name in ("dim", "hidden"):
+            if getattr(self, name) % self.norm_lanes:
+                yield f"{name} must be a multiple of norm_lanes, {self.norm_lanes}"
+        if self.head_dim % self.head_lanes:
+            yield f"head_dim must be a multiple of head_lanes, {self.head_lanes}"
+        if self.norm_lanes > self.lanes:
+            yield f"norm_lanes must be at most lanes, {self.lanes}"
+        if self.norm_lanes % self.head_lanes:
+            yield f"norm_lanes must be a multiple of head_lanes, {self.head_lanes}"
+
+    @property
+    def longest(self) -> int:
+        """Elements of the longest vector, filled up to whole words of weights."""
+        return -(-max(self.dim, self.hidden, self.heads * self.head_dim) // self.lanes) * self.lanes
+
+    @property
+    def matvec(self) -> TernaryGemvConfig:
+        return TernaryGemvConfig(
+            k_lanes=self.lanes,
+            max_k=self.longest,
+            act_width=CODE,
+            memory_stage=False,
+            stage=self.stage,
+        )
+
+    @property
+    def norm(self) -> RmsNormConfig:
+        return RmsNormConfig(
+            lanes=self.norm_lanes,
+            max_len=max(self.dim, self.hidden, self.heads * self.head_dim),
+            x_width=WIDTH,
+            gain_width=16,
+            product_width=WIDTH,
+            eps_width=32,
+            code_width=CODE,
+        )
+
+    @property
+    def sequencer(self) -> SequencerConfig:
+        return SequencerConfig(depth=self.program, context=self.context, vocab=self.vocab)
+
+    @property
+    def slot_width(self) -> int:
+        return bits_for(self.slots)
+
+    @property
+    def tag_width(self) -> int:
+        """Bits that an element brings along: its target, slot and position."""
+        return 3 + self.slot_width + self.sequencer.position_width
+
+    @property
+    def rescale(self) -> RescaleConfig:
+        return RescaleConfig(
+            sum_width=self.matvec.acc_width, out_width=WIDTH, tag_width=self.tag_width
+        )
+
+    @property
+    def rope(self) -> RopeConfig:
+        return RopeConfig(head_dim=self.head_dim, context=self.context, x_width=WIDTH)
+
+    @property
+    def quantiser(self) -> AbsmaxQuantiseConfig:
+        return AbsmaxQuantiseConfig(
+            lanes=self.head_lanes, max_len=self.head_dim, x_width=WIDTH, code_width=CODE
+        )
+
+    @property
+    def attention(self) -> AttentionConfig:
+        return AttentionConfig(
+            head_dim=self.head_dim,
+            heads=self.heads,
+            lanes=self.head_lanes,
+            max_tokens=self.context,
+        )
+
+    def store(self, scale_width: int) -> KvStoreConfig:
+        return KvStoreConfig(
+            head_dim=self.head_dim,
+            lanes=self.head_lanes,
+            slots=self.slots,
+            context=self.context,
+            scale_width=scale_width,
+        )
+
+
+class Engine(wiring.Component):
+    """Decoder-only transformer: embedding, ternary projections, attention, sampler.
+
+    Runs the program once for every token: ``docs/engine.md`` says which units there are and what
+    order they keep, ``docs/model.md`` what they compute, bit for bit.  Weights, gains and embedding
+    rows are asked for and come in as streams; a memory needs one word a cycle of weights and
+    little else.
+
+    A token whose ``sample`` is set is answered by one on ``token_o``; the others fill the KV store.
+    Results are the same bits however the streams stall.  Reset ends the token at work and forgets
+    the text; program and rotary table stay.
+
+    Members
+    -------
+    token_i : ``token``, ``restart`` (a new text begins), ``sample``.
+    token_o : ``token``: the likeliest next one.
+    program_i, table_i : writes of the program and of the rotary table, before the first token.
+    weights_fetch_o, weights_i : ``address``, ``count`` of words, and the words in order.
+    gains_fetch_o, gains_i : the same for rows of gains.
+    embed_fetch_o, embed_i : ``token`` and ``rows``, and the rows of ``codes``.
+    taps : what the units hand on, for those who watch; see :class:`Taps`.
+
+    Source: composition of VitaLLM; structure and arithmetic ours.
+    """
+
+    def __init__(self, config: EngineConfig):
+        self.config = config
+        gains = data.StructLayout({"gains": data.ArrayLayout(signed(16), config.norm_lanes)})
+        codes = data.StructLayout({"codes": data.ArrayLayout(signed(CODE), config.norm_lanes)})
+        token = data.StructLayout({"token": unsigned(bits_for(config.vocab))})
+        super().__init__({
+            "program_i": In(stream.Signature(program_layout(config.sequencer))),
+            "table_i": In(stream.Signature(table_layout(config.rope))),
+            "token_i": In(stream.Signature(token_layout(config.sequencer))),
+            "weights_i": In(stream.Signature(word_layout(config.lanes, config.packing))),
+            "gains_i": In(stream.Signature(gains)),
+            "embed_i": In(stream.Signature(codes)),
+            "weights_fetch_o": Out(stream.Signature(FETCH)),
+            "gains_fetch_o": Out(stream.Signature(FETCH)),
+            "embed_fetch_o": Out(stream.Signature(embed_layout(config.sequencer))),
+            "token_o": Out(stream.Signature(token)),
+            "taps": Out(taps_layout(config)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.sequencer = sequencer = Sequencer(config.sequencer)
+        m.submodules.norm = norm = RmsNorm(config.norm)
+        m.submodules.feed = feed = Feed(WIDTH, config.norm_lanes, norm)
+        m.submodules.matvec = matvec = TernaryMatvec(
+            config.matvec, norm, linear_layout(config.sequencer), config.packing
+        )
+        m.submodules.rescale = rescale = Rescale(config.rescale)
+        m.submodules.residual = residual = Residual(
+            ResidualConfig(lanes=config.norm_lanes, max_len=config.dim, x_width=WIDTH)
+        )
+        m.submodules.gate = gate = Gate(GateConfig(width=WIDTH, activation=config.gate))
+        m.submodules.heads = heads = Heads(
+            element_layout(WIDTH, config.slot_width, config.sequencer.position_width),
+            config.rope,
+            config.quantiser,
+        )
+        m.submodules.sampler = sampler = Sampler(
+            SamplerConfig(sum_width=config.matvec.acc_width, vocab=config.vocab)
+        )
+        m.submodules.attention = attention = Attention(config.attention)
+        key_store = KvStore(config.store(WIDTH - 1))
+        value_store = KvStore(config.store(len(heads.value_scale_o.p.scale)))
+        m.submodules.key_store, m.submodules.value_store = key_store, value_store
+        m.submodules.attend = attend = Attend(
+            attend_layout(config.sequencer),
+            attention.op_i.p.shape(),
+            key_store.read_i.p.shape(),
+        )
+        join = lambda one, other: wiring.connect(m, one, other)  # noqa: E731
+
+        join(wiring.flipped(self.program_i), sequencer.program_i)
+        join(wiring.flipped(self.token_i), sequencer.token_i)
+        join(wiring.flipped(self.table_i), heads.table_i)
+        join(wiring.flipped(self.weights_i), matvec.weights_i)
+        join(matvec.fetch_o, wiring.flipped(self.weights_fetch_o))
+        join(wiring.flipped(self.gains_i), feed.gains_i)
+        join(feed.fetch_o, wiring.flipped(self.gains_fetch_o))
+        join(sequencer.norm_o, feed.op_i)
+        join(feed.o, norm.i)
+        join(feed.gain_o, norm.gain_i)
+        join(norm.o, matvec.codes_i)
+        join(norm.scale_o, rescale.norm_i)
+        join(sequencer.attend_o, attend.op_i)
+        join(attend.attention_o, attention.op_i)
+        join(attend.key_read_o, key_store.read_i)
+        join(attend.value_read_o, value_store.read_i)
+        join(key_store.o, attention.key_i)
+        join(value_store.o, attention.value_i)
+        join(heads.query_o, attention.query_i)
+        join(heads.query_scale_o, attention.query_scale_i)
+        for store, name in ((key_store, "key"), (value_store, "value")):
+            join(getattr(heads, f"{name}_o"), store.write_i)
+            join(getattr(heads, f"{name}_scale_o"), store.scale_i)
+            join(getattr(heads, f"{name}_at_o"), store.at_i)
+            m.d.comb += store.written_o.ready.eq(1)
+
+        self._linear(m, sequencer, matvec, rescale)
+        self._embed(m, sequencer, residual)
+        self._route(m, rescale, heads, gate, sampler)
+        rows = self._rows(m, gate, attention, residual)
+        join(rows["gate"], feed.gate_i)
+        join(rows["attention"], feed.attention_i)
+        m.d.comb += [
+            feed.residual_i.valid.eq(residual.o.valid),
+            residual.o.ready.eq(feed.residual_i.ready),
+            feed.residual_i.p.x.eq(residual.o.p.x),
+            feed.residual_i.p.first.eq(residual.o.p.first),
+            feed.residual_i.p.last.eq(residual.o.p.last),
+        ]
+        linear_done = rescale.o.valid & rescale.o.ready & rescale.o.p.last
+        norm_done = (norm.o.valid & norm.o.ready & norm.o.p.last) | feed.discarded
+        units = Cat(norm_done, linear_done, attend.done)
+        m.d.comb += [sequencer.done_i.valid.eq(units.any()), sequencer.done_i.p.units.eq(units)]
+        m.d.comb += [self.token_o.valid.eq(sampler.o.valid), sampler.o.ready.eq(self.token_o.ready)]
+        m.d.comb += self.token_o.p.token.eq(sampler.o.p.token)
+        self._tap(m, sequencer, matvec, norm, rescale, attention, heads)
+        return m
+
+    def _linear(self, m: Module, sequencer: Any, matvec: Any, rescale: Any) -> None:
+        """A linear operation is one for the matvec and one for the rescaler."""
+        op = sequencer.linear_o
+        to_matvec, to_rescale = fork(m, op, [matvec.op_i, rescale.op_i], "linear")
+        slot = op.p.slot[: self.config.slot_width]
+        m.d.comb += [
+            matvec.op_i.valid.eq(to_matvec),
+            matvec.op_i.p.eq(op.p),
+            rescale.op_i.valid.eq(to_rescale),
+            rescale.op_i.p.mantissa.eq(op.p.mantissa),
+            rescale.op_i.p.shift.eq(op.p.shift),
+            rescale.op_i.p.rows.eq(op.p.rows),
+            rescale.op_i.p.fresh.eq(op.p.fresh),
+            rescale.op_i.p.tag.eq(Cat(op.p.target, slot, op.p.position)),
+            rescale.i.valid.eq(matvec.o.valid),
+            matvec.o.ready.eq(rescale.i.ready),
+            rescale.i.p.sum.eq(matvec.o.p.sum),
+        ]
+
+    def _embed(self, m: Module, sequencer: Any, residual: Any) -> None:
+        """Rows of an embedding replace what the residual stream holds; others are added."""
+        op, row = sequencer.embed_o, Signal(20)
+        asked, final = Signal(), Signal()
+        m.submodules.add_rows = self.add_rows = Widen(signed(WIDTH), 1, self.config.norm_lanes)
+        add = self.add_rows.o
+        setting = Signal()
+        m.d.comb += [
+            self.embed_fetch_o.valid.eq(op.valid & ~asked),
+            self.embed_fetch_o.p.eq(op.p),
+            setting.eq(op.valid & asked),
+            final.eq(row == op.p.rows - 1),
+            residual.i.p.set.eq(setting),
+            residual.i.p.first.eq(Mux(setting, row == 0, add.p.first)),
+            residual.i.p.last.eq(Mux(setting, final, add.p.last)),
+            residual.i.valid.eq(Mux(setting, self.embed_i.valid, add.valid)),
+            self.embed_i.ready.eq(setting & residual.i.ready),
+            add.ready.eq(~setting & residual.i.ready),
+        ]
+        for lane in range(self.config.norm_lanes):
+            shifted = (self.embed_i.p.codes[lane] << op.p.shift[:4])[:WIDTH].as_signed()
+            m.d.comb += residual.i.p.x[lane].eq(Mux(setting, shifted, add.p.x[lane]))
+        with m.If(self.embed_fetch_o.valid & self.embed_fetch_o.ready):
+            m.d.sync += asked.eq(1)
+        with m.If(self.embed_i.valid & self.embed_i.ready):
+            m.d.sync += row.eq(row + 1)
+            with m.If(final):
+                m.d.comb += op.ready.eq(1)
+                m.d.sync += [row.eq(0), asked.eq(0)]
+
+    def _route(self, m: Module, rescale: Any, heads: Any, gate: Any, sampler: Any) -> None:
+        """Elements to where their operation sends them."""
+        out, add = rescale.o, self.add_rows.i
+        target = out.p.tag[:3]
+        slot = out.p.tag[3 : 3 + self.config.slot_width]
+        position = out.p.tag[3 + self.config.slot_width :]
+        m.d.comb += [
+            heads.i.p.x.eq(out.p.y),
+            heads.i.p.target.eq(target),
+            heads.i.p.slot.eq(slot),
+            heads.i.p.position.eq(position),
+            gate.i.p.x.eq(out.p.y),
+            add.p.x[0].eq(out.p.y),
+            sampler.i.p.sum.eq(out.p.sum),
+            sampler.i.p.logit.eq(out.p.y),
+        ]
+        with m.Switch(target):
+            for port, targets in (
+                (gate.i, [Target.GATE]),
+                (add, [Target.ADD]),
+                (sampler.i, [Target.HEAD]),
+                (heads.i, None),
+            ):
+                m.d.comb += [port.p.first.eq(out.p.first), port.p.last.eq(out.p.last)]
+                with m.Case(*targets) if targets else m.Default():
+                    m.d.comb += [port.valid.eq(out.valid), out.ready.eq(port.ready)]
+
+    def _rows(self, m: Module, gate: Any, attention: Any, residual: Any) -> dict[str, Any]:
+        """Elements and short rows gathered into rows of the norm."""
+        lanes = self.config.norm_lanes
+        m.submodules.gate_rows = gate_rows = Widen(signed(WIDTH), 1, lanes)
+        m.submodules.attention_rows = attention_rows = Widen(
+            signed(WIDTH), self.config.head_lanes, lanes
+        )
+        m.d.comb += [
+            gate_rows.i.valid.eq(gate.o.valid),
+            gate.o.ready.eq(gate_rows.i.ready),
+            gate_rows.i.p.x[0].eq(gate.o.p.x),
+            gate_rows.i.p.first.eq(gate.o.p.first),
+            gate_rows.i.p.last.eq(gate.o.p.last),
+            attention_rows.i.valid.eq(attention.o.valid),
+            attention.o.ready.eq(attention_rows.i.ready),
+            attention_rows.i.p.x.eq(attention.o.p.x),
+            attention_rows.i.p.first.eq(attention.o.p.first),
+            attention_rows.i.p.last.eq(0),  # heads follow each other in the norm's rows
+        ]
+        return {"gate": gate_rows.o, "attention": attention_rows.o}
+
+    def _tap(
+        self,
+        m: Module,
+        sequencer: Any,
+        matvec: Any,
+        norm: Any,
+        rescale: Any,
+        attention: Any,
+        heads: Any,
+    ) -> None:
+        taps = self.taps
+        m.d.comb += [
+            taps.input_valid.eq(norm.i.valid & norm.i.ready),
+            taps.input.eq(norm.i.p.x),
+            taps.codes_valid.eq(norm.o.valid & norm.o.ready),
+            taps.codes.eq(norm.o.p.codes),
+            taps.scale_valid.eq(norm.scale_o.valid & norm.scale_o.ready),
+            taps.mantissa.eq(norm.scale_o.p.mantissa),
+            taps.shift.eq(norm.scale_o.p.shift),
+            taps.element_valid.eq(rescale.o.valid & rescale.o.ready),
+            taps.sum.eq(rescale.o.p.sum),
+            taps.element.eq(rescale.o.p.y),
+            taps.target.eq(rescale.o.p.tag[:3]),
+            taps.head_valid.eq(heads.tap.codes_valid),
+            taps.head.eq(heads.tap.codes),
+            taps.peak_valid.eq(heads.tap.peak_valid),
+            taps.peak.eq(heads.tap.peak),
+            taps.linear.eq(matvec.moves),
+            taps.starved.eq(self.weights_i.ready & ~self.weights_i.valid),
+            taps.attention.eq(attention.key_i.valid & attention.key_i.ready),
+        ]
+
+
+def taps_layout(config: EngineConfig) -> data.StructLayout:
+    """What passes between the units in a cycle.
+
+    ``input``, ``codes``, ``mantissa`` and ``shift`` are of the norm; ``sum`` and ``element`` of a
+    projection; ``head`` and ``peak`` of the head quantiser.  ``linear``: a word of weights is
+    used; ``starved``: one is missing; ``attention``: a pair of key and value enters.
+    """
+    return data.StructLayout({
+        "input_valid": 1,
+        "input": data.ArrayLayout(signed(WIDTH), config.norm_lanes),
+        "codes_valid": 1,
+        "codes": data.ArrayLayout(signed(CODE), config.norm_lanes),
+        "scale_valid": 1,
+        "mantissa": unsigned(16),
+        "shift": unsigned(6),
+        "element_valid": 1,
+        "sum": signed(config.matvec.acc_width),
+        "element": signed(WIDTH),
+        "target": unsigned(3),
+        "head_valid": 1,
+        "head": data.ArrayLayout(signed(CODE), config.head_lanes),
+        "peak_valid": 1,
+        "peak": unsigned(WIDTH - 1),
+        "linear": 1,
+        "starved": 1,
+        "attention": 1,
+    })

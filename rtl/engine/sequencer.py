@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hands the operations of a program to the engine's units, once a token."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from .._streams import bits_for
+from ..config import Config, param
+from ._program import OPERATION, Kind, When
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequencerConfig(Config):
+    depth: int = param(64, "operations that the program memory holds", ge=2, le=4096)
+    context: int = param(256, "most tokens of a text", ge=2, le=1 << 20)
+    vocab: int = param(512, "tokens that there are", ge=2, le=1 << 20)
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "default": {},
+        "tiny": {"depth": 8, "context": 4, "vocab": 16},
+        "bitnet_2b": {"depth": 512, "context": 4096, "vocab": 128256},
+    }
+    papers: ClassVar[tuple[str, ...]] = ("VitaLLM, arXiv 2604.27396",)
+
+    @property
+    def position_width(self) -> int:
+        """Bits of a token's place in its text."""
+        return bits_for(self.context)
+
+
+def program_layout(config: SequencerConfig) -> data.StructLayout:
+    """A write into the program memory; ``last`` completes the program."""
+    return data.StructLayout({
+        "at": unsigned(bits_for(config.depth)),
+        **OPERATION.members,
+        "last": unsigned(1),
+    })
+
+
+def token_layout(config: SequencerConfig) -> data.StructLayout:
+    return data.StructLayout({
+        "token": unsigned(bits_for(config.vocab)),
+        "restart": unsigned(1),
+        "sample": unsigned(1),
+    })
+
+
+def embed_layout(config: SequencerConfig) -> data.StructLayout:
+    return data.StructLayout({
+        "token": unsigned(bits_for(config.vocab)),
+        "rows": unsigned(20),
+        "shift": unsigned(5),
+    })
+
+
+NORM = data.StructLayout({
+    "source": unsigned(2),
+    "plain": unsigned(1),
+    "rows": unsigned(20),
+    "address": unsigned(32),
+    "eps": unsigned(32),
+})
+
+
+def linear_layout(config: SequencerConfig) -> data.StructLayout:
+    return data.StructLayout({
+        "target": unsigned(3),
+        "fresh": unsigned(1),
+        "ends": unsigned(1),
+        "slot": unsigned(12),
+        "position": unsigned(config.position_width),
+        "rows": unsigned(20),
+        "words": unsigned(28),
+        "address": unsigned(32),
+        "mantissa": unsigned(16),
+        "shift": unsigned(6),
+    })
+
+
+def attend_layout(config: SequencerConfig) -> data.StructLayout:
+    return data.StructLayout({
+        "newest": unsigned(1),
+        "slot": unsigned(12),
+        "position": unsigned(config.position_width),
+        "heads": unsigned(20),
+        "group": unsigned(20),
+    })
+
+
+class Sequencer(wiring.Component):
+    """Walks the program once for every token and hands each operation to its unit.
+
+    After reset a program is written, up to the write marked ``last``; then tokens are taken, and no
+    more writes until the next reset.  A token is taken when the one before has ended.  ``restart``
+    makes it the first of a text, otherwise its position is one more than the last token's; a token
+    that the context has no place for is taken and dropped.
+
+    Then the operations are handed out in order, one a cycle: each when its unit takes it and none
+    of the units in ``waits`` has work.  Operations whose ``when`` is ``SAMPLE`` or ``PREFILL`` are
+    left out for tokens without or with ``sample``.  ``END`` waits until all units have finished.
+
+    A unit has work from the cycle after an operation was handed to it until its transfer on
+    ``done_i``; a transfer there waits until all units that it names have work.
+
+    Latency: the first operation is offered 3 cycles after a token was taken; throughput one a
+    cycle.  Reset ends the token at work, the text, and the program's service.  Unknown kinds count
+    as ``END``.
+
+    Members
+    -------
+    program_i : :py:`In(stream.Signature(StructLayout))`
+        ``at``, the fields of an operation that is written there, ``last``.
+    token_i : :py:`In(stream.Signature(StructLayout))`
+        ``token``, ``restart``, ``sample``.
+    done_i : :py:`In(stream.Signature(StructLayout))`
+        ``units``: bit 0 norm, 1 linear, 2 attend: one operation of each has been finished.
+    embed_o, norm_o, linear_o, attend_o : :py:`Out(stream.Signature(StructLayout))`
+        Operations of each unit, with the token or its position where they need it.
+
+    Source: dependency-aware scheduling of VitaLLM; the form of the program is ours.
+    """
+
+    program_i: stream.Interface
+    token_i: stream.Interface
+    done_i: stream.Interface
+    embed_o: stream.Interface
+    norm_o: stream.Interface
+    linear_o: stream.Interface
+    attend_o: stream.Interface
+
+    def __init__(self, config: SequencerConfig):
+        self.config = config
+        done = data.StructLayout({"units": unsigned(3)})
+        super().__init__({
+            "program_i": In(stream.Signature(program_layout(config))),
+            "token_i": In(stream.Signature(token_layout(config))),
+            "done_i": In(stream.Signature(done)),
+            "embed_o": Out(stream.Signature(embed_layout(config))),
+            "norm_o": Out(stream.Signature(NORM)),
+            "linear_o": Out(stream.Signature(linear_layout(config))),
+            "attend_o": Out(stream.Signature(attend_layout(config))),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.program = program = Memory(shape=OPERATION, depth=config.depth, init=[])
+        write, read = program.write_port(), program.read_port()
+        op, at = read.data, Signal(range(config.depth))
+        position = Signal(config.position_width)
+        room = Signal(init=1)  # the context has a place for one more token
+        begun = Signal()  # a text is under way
+        complete = Signal()  # the program is
+        token, sample = Signal.like(self.token_i.p.token, reset_less=True), Signal(reset_less=True)
+
+        advance = Signal()
+        m.d.comb += [
+            write.addr.eq(self.program_i.p.at),
+            *(write.data[name].eq(self.program_i.p[name]) for name in OPERATION.members),
+            write.en.eq(self.program_i.valid & self.program_i.ready),
+            read.addr.eq(Mux(advance, at + 1, at)),
+            read.en.eq(1),
+        ]
+        self._hand_out(m, op, position, token)
+        given = {
+            Kind.EMBED: self.embed_o,
+            Kind.NORM: self.norm_o,
+            Kind.LINEAR: self.linear_o,
+            Kind.ATTEND: self.attend_o,
+        }
+        offer, issued = Signal(), Signal(5)
+        for kind, port in given.items():
+            m.d.comb += port.valid.eq(offer & (op.kind == kind))
+            m.d.comb += issued[kind].eq(port.valid & port.ready)
+        busy = self._busy(m, issued[Kind.NORM : Kind.ATTEND + 1])
+
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += [
+                    self.program_i.ready.eq(~complete),
+                    self.token_i.ready.eq(complete),
+                ]
+                m.d.sync += at.eq(0)
+                with m.If(write.en & self.program_i.p.last):
+                    m.d.sync += complete.eq(1)
+                with m.If(self.token_i.valid & self.token_i.ready):
+                    fits = self.token_i.p.restart | ~begun | room
+                    opens = self.token_i.p.restart | ~begun
+                    m.d.sync += [
+                        token.eq(self.token_i.p.token),
+                        sample.eq(self.token_i.p.sample),
+                        begun.eq(1),
+                        position.eq(Mux(opens, 0, position + 1)),
+                    ]
+                    with m.If(fits):
+                        m.d.sync += room.eq(opens | (position != config.context - 2))
+                        m.next = "FETCH"
+                    with m.Else():
+                        m.d.sync += position.eq(position)
+            with m.State("FETCH"):
+                m.next = "ISSUE"
+            with m.State("ISSUE"):
+                skips = ((op.when == When.SAMPLE) & ~sample) | ((op.when == When.PREFILL) & sample)
+                with m.If(skips):
+                    m.d.comb += advance.eq(1)
+                with m.Elif((op.kind >= Kind.END) & (busy == 0)):
+                    m.next = "IDLE"
+                with m.Elif(op.kind < Kind.END):
+                    m.d.comb += [
+                        offer.eq((busy & op.waits) == 0),
+                        advance.eq(issued.any()),
+                    ]
+                with m.If(advance):
+                    m.d.sync += at.eq(at + 1)
+        return m
+
+    def _hand_out(self, m: Module, op: Any, position: Signal, token: Signal) -> None:
+        m.d.comb += [
+            self.embed_o.p.token.eq(token),
+            self.embed_o.p.rows.eq(op.rows),
+            self.embed_o.p.shift.eq(op.value),
+            self.norm_o.p.source.eq(op.unit),
+            self.norm_o.p.plain.eq(op.flag),
+            self.norm_o.p.rows.eq(op.rows),
+            self.norm_o.p.address.eq(op.address),
+            self.norm_o.p.eps.eq(op.value),
+            self.linear_o.p.target.eq(op.unit),
+            self.linear_o.p.fresh.eq(op.fresh),
+            self.linear_o.p.ends.eq(op.flag),
+            self.linear_o.p.slot.eq(op.slot),
+            self.linear_o.p.position.eq(position),
+            self.linear_o.p.rows.eq(op.rows),
+            self.linear_o.p.words.eq(op.words),
+            self.linear_o.p.address.eq(op.address),
+            self.linear_o.p.mantissa.eq(op.value[:16]),
+            self.linear_o.p.shift.eq(op.value[16:]),
+            self.attend_o.p.newest.eq(op.unit),
+            self.attend_o.p.slot.eq(op.slot),
+            self.attend_o.p.position.eq(position),
+            self.attend_o.p.heads.eq(op.rows),
+            self.attend_o.p.group.eq(op.words),
+        ]
+
+    def _busy(self, m: Module, issued: Any) -> Any:
+        """Whether each unit has work; ``issued`` is what it gets now."""
+        counts = [Signal(8, name=f"work_{unit}") for unit in range(3)]
+        busy = Signal(3)
+        done = Signal(3)
+        m.d.comb += [
+            busy.eq(Cat(count != 0 for count in counts)),
+            self.done_i.ready.eq((self.done_i.p.units & ~busy) == 0),
+            done.eq(Mux(self.done_i.valid & self.done_i.ready, self.done_i.p.units, 0)),
+        ]
+        for unit, count in enumerate(counts):
+            m.d.sync += count.eq(count + issued[unit] - done[unit])
+        return busy

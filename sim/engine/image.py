@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiler's back end: from an integer model to what the engine reads.
+
+A layer's program is Q, attention over the old tokens, K, V, attention over the newest; O; gate and
+up; down; the norms before each.  ``docs/engine.md`` says why in this order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...rtl.engine._program import Kind, Source, Target, Wait, When
+from .integer import IntegerModel, Norm, Projection
+from .model import ModelError
+
+if TYPE_CHECKING:
+    from ...rtl.engine.engine import EngineConfig
+
+Operation = dict[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """Everything that a model is to an engine.
+
+    ``weights`` (words, lanes) are trits in the order of use; ``gains`` (rows, norm_lanes) and
+    ``embedding`` (vocab * rows, norm_lanes) likewise; ``table`` holds cosines and sines by
+    address; ``program`` is a list of operations, see ``rtl/engine/_program.py``.
+    """
+
+    weights: NDArray[np.int8]
+    gains: NDArray[np.int16]
+    embedding: NDArray[np.int8]
+    table: NDArray[np.int32]
+    program: list[Operation]
+    sampled_words: int
+    prefill_words: int
+
+
+class DoesNotFit(ModelError):
+    """A model that an engine is too small for; says what would make it fit."""
+
+
+def compile_image(model: IntegerModel, config: EngineConfig, overlap: bool = True) -> Image:
+    """The image of ``model`` for ``config``.
+
+    ``overlap`` lets attention begin with the first query; without it attention waits until Q, K
+    and V are done.  Raises :class:`DoesNotFit`.
+    """
+    check_fit(model, config)
+    return _Compiler(model, config, overlap).image()
+
+
+def check_fit(model: IntegerModel, config: EngineConfig) -> None:
+    """Raise :class:`DoesNotFit` naming every parameter that is too small."""
+    c, p = model.config, model.precision
+    needs = {
+        "dim": c.dim,
+        "hidden": c.hidden,
+        "heads": c.heads,
+        "slots": c.layers * c.kv_heads,
+        "context": 1 << (c.context - 1).bit_length(),
+        "vocab": c.vocab,
+        "program": operations(c.layers),
+    }
+    small = [
+        f"{name}={need} (has {getattr(config, name)})"
+        for name, need in needs.items()
+        if getattr(config, name) < need
+    ]
+    if config.head_dim != c.head_dim:
+        small.append(f"head_dim={c.head_dim} (has {config.head_dim})")
+    for name, size in (("dim", c.dim), ("hidden", c.hidden), ("heads * head_dim", c.q_dim)):
+        if size % config.norm_lanes:
+            small.append(f"norm_lanes that divides {name}={size} (has {config.norm_lanes})")
+    if small:
+        raise DoesNotFit(f"the model does not fit the engine; it needs {', '.join(small)}")
+    if p != type(p)():
+        raise DoesNotFit("the engine has the default precision; the model was compiled for another")
+
+
+def operations(layers: int) -> int:
+    """Operations of a program."""
+    return 1 + 12 * layers + 4
+
+
+class _Compiler:
+    def __init__(self, model: IntegerModel, config: EngineConfig, overlap: bool):
+        self.model, self.config, self.overlap = model, config, overlap
+        self.words: list[NDArray[np.int8]] = []
+        self.gains: list[NDArray[np.int64]] = []
+        self.word = self.row = 0
+
+    def image(self) -> Image:
+        c, model, lanes = self.model.config, self.model, self.config.norm_lanes
+        program = list(self._program())
+        sampled = self.word
+        return Image(
+            weights=np.concatenate(self.words),
+            gains=np.concatenate(self.gains).astype(np.int16),
+            embedding=model.embedding.reshape(c.vocab * c.dim // lanes, lanes),
+            table=np.stack(model.rope, axis=-1).reshape(-1, 2).astype(np.int32),
+            program=program,
+            sampled_words=sampled,
+            prefill_words=sampled - self.head_words,
+        )
+
+    def _program(self) -> Iterator[Operation]:
+        c = self.model.config
+        yield _op(
+            Kind.EMBED, rows=c.dim // self.config.norm_lanes, value=self.model.embedding_shift
+        )
+        for index, layer in enumerate(self.model.layers):
+            yield from self._layer(index, layer)
+        yield self._norm(self.model.output_norm, Source.RESIDUAL, when=When.SAMPLE)
+        yield _op(
+            Kind.NORM,
+            unit=Source.DISCARD,
+            rows=c.dim // self.config.norm_lanes,
+            when=When.PREFILL,
+        )
+        before = self.word
+        yield self._linear(self.model.output, Target.HEAD, when=When.SAMPLE)
+        self.head_words = self.word - before
+        yield _op(Kind.END)
+
+    def _layer(self, index: int, layer: Any) -> Iterator[Operation]:
+        c, weights, norms = self.model.config, layer.projections, layer.norms
+        attend = {
+            "slot": index * c.kv_heads,
+            "rows": c.heads,
+            "words": c.heads // c.kv_heads,
+        }
+        yield self._norm(norms["attn_norm"], Source.RESIDUAL)
+        yield self._linear(weights["attn_q"], Target.QUERY, self._pairs(c.heads), flag=0)
+        old = _op(Kind.ATTEND, **attend)
+        if self.overlap:
+            yield old
+        keys = self._pairs(c.kv_heads)
+        same = {"fresh": 0, "slot": attend["slot"]}
+        yield self._linear(weights["attn_k"], Target.KEY, keys, flag=0, **same)
+        yield self._linear(weights["attn_v"], Target.VALUE, **same)
+        if not self.overlap:
+            yield old | {"waits": int(Wait.LINEAR)}
+        yield _op(Kind.ATTEND, unit=1, **attend)
+        yield self._norm(norms["attn_sub_norm"], Source.ATTENTION)
+        yield self._linear(weights["attn_output"], Target.ADD)
+        yield self._norm(norms["ffn_norm"], Source.RESIDUAL)
+        gate, up = weights["ffn_gate"], weights["ffn_up"]
+        both = np.stack((gate.trits, up.trits), axis=1).reshape(-1, c.dim)
+        yield self._linear(gate, Target.GATE, trits=both)
+        yield self._norm(norms["ffn_sub_norm"], Source.GATE)
+        yield self._linear(weights["ffn_down"], Target.ADD)
+
+    def _pairs(self, heads: int) -> NDArray[np.int64]:
+        """Order of rows that puts the two elements of a rotary pair side by side."""
+        return pair_order(heads, self.model.config.head_dim)
+
+    def _norm(self, norm: Norm, source: Source, when: When = When.ALWAYS) -> Operation:
+        lanes = self.config.norm_lanes
+        rows = norm.gain.reshape(-1, lanes)
+        at, self.row = self.row, self.row + len(rows)
+        self.gains.append(rows)
+        return _op(Kind.NORM, unit=source, rows=len(rows), address=at, value=norm.eps, when=when)
+
+    def _linear(
+        self,
+        weight: Projection,
+        target: Target,
+        order: NDArray[np.int64] | None = None,
+        *,
+        trits: NDArray[np.int8] | None = None,
+        flag: int = 1,
+        fresh: int = 1,
+        slot: int = 0,
+        when: When = When.ALWAYS,
+    ) -> Operation:
+        """``flag``: the vector's last operation; ``fresh``: its first."""
+        lanes = self.config.lanes
+        rows = weight.trits if trits is None else trits
+        rows = rows if order is None else rows[order]
+        padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % lanes)))
+        words = padded.reshape(-1, lanes)
+        at, self.word = self.word, self.word + len(words)
+        self.words.append(words)
+        mantissa, shift = weight.scale
+        return _op(
+            Kind.LINEAR,
+            unit=target,
+            flag=flag,
+            fresh=fresh,
+            slot=slot,
+            rows=len(rows),
+            words=len(words),
+            address=at,
+            value=int(mantissa) | int(shift) << 16,
+            when=when,
+        )
+
+
+def pair_order(heads: int, head_dim: int) -> NDArray[np.int64]:
+    """Rows ``0, h, 1, h + 1, ...`` of every head, ``h = head_dim / 2``."""
+    pairs = np.arange(head_dim).reshape(2, -1).T.reshape(-1)
+    return (np.arange(heads)[:, None] * head_dim + pairs).reshape(-1)
+
+
+def _op(kind: Kind, **fields: int) -> Operation:
+    names = (
+        "when", "waits", "unit", "flag", "fresh", "slot", "rows", "words", "address", "value"
+    )  # fmt: skip
+    return {"kind": int(kind)} | {name: int(fields.get(name, 0)) for name in names}
+
+
+def packed_words(weights: NDArray[np.int8], packing: str) -> NDArray[np.uint8]:
+    """Words of weights as bytes (words, bytes), lowest first, the way the engine takes them."""
+    if packing == "trit5":
+        lanes = weights.shape[1]
+        digits = np.zeros((len(weights), -(-lanes // 5) * 5), np.int64)
+        digits[:, :lanes] = weights % 3  # 0, 1, 2 for 0, +1, -1
+        return (digits.reshape(len(weights), -1, 5) @ 3 ** np.arange(5)).astype(np.uint8)
+    codes = (weights & 3).astype(np.uint8)
+    padded = np.pad(codes, ((0, 0), (0, -codes.shape[1] % 4))).reshape(len(codes), -1, 4)
+    return (padded << np.array([0, 2, 4, 6], np.uint8)).sum(axis=-1).astype(np.uint8)

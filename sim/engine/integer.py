@@ -36,6 +36,7 @@ from .._fixed import (
     saturate,
     scale_of,
 )
+from ..vector.rescale import rescale
 from ..vector.rms_norm import norm_quantise
 from ..vector.softmax import CHANCE_BITS, Softmax, log2
 from .model import Embedding, Model, ModelConfig, ModelError
@@ -373,8 +374,7 @@ def project(
     The two scales are multiplied and normalised to 16 bits first, once a token.
     """
     sums = (codes.astype(weight.columns.dtype) @ weight.columns).astype(np.int64)
-    mantissa, shift = product(scale, weight.scale)
-    out = saturate(requantise(sums, mantissa[..., None], shift[..., None]), bits)
+    out = rescale(sums, scale, weight.scale, bits)
     note[f"{name}.sums"], note[f"{name}.out"] = sums, out
     return out
 

@@ -1,15 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Golden model of the online softmax."""
+"""Golden model, stimulus and cycle model of the online softmax."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._fixed import Ints, normalise, round_shift
+from ..types import Streams
+
+if TYPE_CHECKING:
+    from ...rtl.vector.softmax import SoftmaxConfig
 
 CHANCE_BITS = 15
 """A chance of 1 is ``2**15``."""
+
+LOWEST = -(1 << 40)
+"""The octave before there is any."""
+
+SHIFT_TOP = 31
+"""What a larger number of octaves is given as."""
 
 
 def exp2_table(fraction: int, bits: int, top: int) -> Ints:
@@ -41,6 +54,17 @@ class Mixed:
     total_octave: Ints
 
 
+class Steps(NamedTuple):
+    """What each token does: ``term`` is added after what was there moved right by ``moved``.
+
+    ``octave`` is the largest one so far, 0 before there was any.
+    """
+
+    term: Ints
+    moved: Ints
+    octave: Ints
+
+
 @dataclass(frozen=True, eq=False)
 class Softmax:
     """Tables of the online softmax; scores are base 2 logarithms."""
@@ -50,12 +74,28 @@ class Softmax:
     weights: Ints
 
     @classmethod
-    def of(cls, fraction: int, weight_bits: int) -> "Softmax":
+    def of(cls, fraction: int, weight_bits: int) -> Softmax:
         return cls(
             fraction,
             exp2_table(fraction, CHANCE_BITS, 1 << CHANCE_BITS),
             exp2_table(fraction, weight_bits, (1 << weight_bits) - 1),
         )
+
+    def steps(self, values: Ints, table: Ints, seen: NDArray[np.bool_]) -> Steps:
+        """All tokens (row, token) of logarithms to base 2; those not ``seen`` do nothing."""
+        own = np.where(seen, -(-values >> self.fraction), LOWEST)
+        octave = np.maximum.accumulate(own, axis=-1)
+        before = np.insert(octave[..., :-1], 0, LOWEST, axis=-1)
+        moved = np.where(before == LOWEST, 0, octave - before)
+        index = -values & (1 << self.fraction) - 1
+        term = np.where(seen, round_shift(table[index], np.maximum(octave - own, 0)), 0)
+        return Steps(term, moved, np.where(octave == LOWEST, 0, octave))
+
+    def chance_steps(self, scores: Ints, seen: NDArray[np.bool_]) -> Steps:
+        return self.steps(scores, self.chances, seen)
+
+    def weight_steps(self, levels: Ints, seen: NDArray[np.bool_]) -> Steps:
+        return self.steps(levels, self.weights, seen)
 
     def mix(self, scores: Ints, levels: Ints, values: Ints, seen: NDArray[np.bool_]) -> Mixed:
         """Values weighted by ``2**level``, and the total of ``2**score``, token by token.
@@ -65,7 +105,7 @@ class Softmax:
         """
         *shape, tokens = scores.shape
         total, sums = np.zeros(shape, np.int64), np.zeros((*shape, values.shape[-1]), np.int64)
-        lowest = np.full(shape, -(1 << 40), np.int64)
+        lowest = np.full(shape, LOWEST, np.int64)
         octaves = [lowest, lowest.copy()]
         for token in range(tokens):
             rows = np.flatnonzero(seen[:, token])
@@ -83,3 +123,112 @@ class Softmax:
             product = terms[1][..., None] * values[:, None, None, token]
             sums[:, :, rows] = (sums[:, :, rows] >> moved[1][..., None]) + product
         return Mixed(sums, octaves[1], total, octaves[0])
+
+
+def totals(steps: Steps) -> Ints:
+    """The total (row, token) after each token."""
+    total = np.zeros_like(steps.term)
+    held = np.zeros(len(total), np.int64)
+    for token in range(total.shape[1]):
+        moved = np.minimum(steps.moved[:, token], 62)
+        held = total[:, token] = (held >> moved) + steps.term[:, token]
+    return total
+
+
+class Runs:
+    """Tokens of contexts as rows of a table: a row begins where a context begins anew."""
+
+    def __init__(self, context: Ints, first: Ints):
+        order = np.argsort(context, kind="stable")
+        sorted_context, begins = context[order], np.asarray(first, bool)[order]
+        begins[np.flatnonzero(np.diff(sorted_context, prepend=-1))] = True
+        starts = np.flatnonzero(begins)
+        lengths = np.diff(np.append(starts, len(order)))
+        self.row, self.column = np.zeros((2, len(order)), np.int64)
+        self.row[order] = np.repeat(np.arange(len(starts)), lengths)
+        self.column[order] = np.arange(len(order)) - np.repeat(starts, lengths)
+        self.shape = len(starts), int(lengths.max(initial=0))
+
+    def table(self, values: NDArray[np.integer]) -> Ints:
+        """One value a token, by row and column; zeros elsewhere."""
+        full = np.zeros((*self.shape, *values.shape[1:]), np.int64)
+        full[self.row, self.column] = values
+        return full
+
+    def tokens(self, table: Ints) -> Ints:
+        """The inverse of :meth:`table`."""
+        return table[self.row, self.column]
+
+
+def stimulus(config: SoftmaxConfig, rng: np.random.Generator, transfers: int) -> Streams:
+    """Contexts that alternate, token by token or in long runs; rising, falling, extreme scores."""
+    top, steps = (1 << config.score_width - 1) - 1, 1 << config.fraction
+    scores, contexts, firsts, lasts = [], [], [], []
+    count = 0
+    while count < transfers:
+        kind = len(scores) % 6
+        tokens = int(rng.integers(1, config.max_tokens + 1)) if kind else config.max_tokens
+        tokens = min(tokens, max(2, transfers // 8))
+        active = np.arange(config.contexts) if kind != 2 else rng.permutation(config.contexts)[:1]
+        score = rng.integers(-4 * steps, 4 * steps + 1, (len(active), tokens))
+        if kind == 1:
+            score = rng.integers(-top - 1, top + 1, score.shape)
+        elif kind == 3:
+            score = np.sort(score, axis=1) // (steps // 2) * (steps // 2)
+        elif kind == 4:
+            score = np.sort(rng.choice([-top - 1, 0, 1, top], score.shape), axis=1)
+        order = rng.permutation(score.size) if kind % 2 else np.arange(score.size)
+        row, column = np.unravel_index(order, score.shape)
+        column = np.argsort(np.argsort(row, kind="stable"), kind="stable")
+        column -= row * tokens  # every context in order, whatever the order between them
+        scores.append(score.clip(-top - 1, top)[row, column])
+        contexts.append(active[row])
+        firsts.append((column == 0) | (rng.random(len(row)) < 0.01))
+        lasts.append((column == tokens - 1) | (rng.random(len(row)) < 0.01))
+        count += score.size
+    skip = rng.random(count) < 0.1
+    score = np.concatenate(scores)
+    logs = rng.integers(0, 1 << config.log_width, int((~skip).sum()))
+    logs[rng.random(len(logs)) < 0.5] = rng.choice([0, (1 << config.log_width) - 1])
+    return {
+        "i": {
+            "score": score,
+            "context": np.concatenate(contexts),
+            "first": np.concatenate(firsts),
+            "last": np.concatenate(lasts),
+            "skip": skip,
+        },
+        "log_i": {"log": logs},
+    }
+
+
+def golden(config: SoftmaxConfig, inputs: Streams) -> Streams:
+    """All output transfers, in order."""
+    given = inputs["i"]
+    skip, last = given["skip"].astype(bool), given["last"].astype(bool)
+    softmax = Softmax.of(config.fraction, config.weight_bits)
+    runs = Runs(given["context"], given["first"])
+    level = given["score"].astype(np.int64)
+    level[~skip] += inputs["log_i"]["log"]
+    seen = runs.table(~skip).astype(bool)
+    chances = softmax.chance_steps(runs.table(given["score"]), seen)
+    weights = softmax.weight_steps(runs.table(level), seen)
+    return {
+        "o": {
+            "weight": runs.tokens(weights.term),
+            "shift": np.minimum(runs.tokens(weights.moved), SHIFT_TOP),
+            "octave": runs.tokens(weights.octave),
+            **{name: given[name].astype(int) for name in ("context", "first", "last", "skip")},
+        },
+        "total_o": {
+            "total": runs.tokens(totals(chances))[last],
+            "octave": runs.tokens(chances.octave)[last],
+            "context": given["context"][last],
+        },
+    }
+
+
+def cycles(config: SoftmaxConfig, inputs: Streams) -> int:
+    """A token a cycle; the last one leaves four edges after it came."""
+    del config
+    return len(inputs["i"]["score"]) + 4

@@ -347,26 +347,79 @@ def asic(
 
 @app.command()
 def run(
-    model: Annotated[str, typer.Argument(help="a packed model file, or `shipped`")],
+    model: Annotated[str, typer.Argument(help="a model file, or `shipped`")],
     prompt: Annotated[str, typer.Argument(help="the text to continue")] = "",
     tokens: Annotated[int, typer.Option(min=1, help="tokens to add")] = 100,
     model_only: Annotated[
         bool, typer.Option("--model-only", help="the numpy model, no hardware")
     ] = False,
+    settings: Settings = None,
+    check_activations: Annotated[
+        bool, typer.Option("--check-activations", help="compare every vector, not tokens alone")
+    ] = False,
+    stalls: Annotated[
+        float, typer.Option(min=0, max=0.95, help="share of cycles in which streams pause")
+    ] = 0.0,
+    no_overlap: Annotated[
+        bool, typer.Option("--no-overlap", help="attention waits until Q, K and V are done")
+    ] = False,
+    clock: Annotated[
+        float | None, typer.Option(min=0.001, metavar="MHZ", help="for tokens per second")
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token")] = 0.0,
     top_k: Annotated[int, typer.Option(min=0, help="draw from so many tokens; 0: all")] = 0,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Text from a model, as it comes."""
-    if not model_only:
-        raise AtriplexError("the hardware engine is not there yet; add --model-only")
-    from .model.generate import Story
-
+    """Text from a model, as the engine's RTL makes it, every token checked."""
     path = None if model == "shipped" else Path(model)
     if path and not path.exists():
         raise AtriplexError(f"{path}: no such file; the model of the package is called shipped")
-    story = Story(prompt, path=path, tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
+    if model_only:
+        from .model.generate import Story
+
+        story = Story(
+            prompt, path=path, tokens=tokens, temperature=temperature, top_k=top_k, seed=seed
+        )
+        pieces = _told(prompt, story, json)
+        if json:
+            return say_json({"prompt": prompt, "text": "".join(pieces), "tokens": len(pieces)})
+        if story.note:
+            note(story.note)
+        return None
+    if temperature or top_k:
+        raise AtriplexError("the engine takes the likeliest token; add --model-only to draw")
+    from .configs import settings_of
+    from .engine import report
+    from .engine.story import Story as Told
+
+    with progress(json) as stage:
+        told = Told(
+            prompt,
+            path=path,
+            tokens=tokens,
+            settings=settings_of(settings or ()),
+            check_activations=check_activations,
+            stalls=stalls,
+            overlap=not no_overlap,
+            seed=seed,
+            progress=stage,
+        )
+    pieces = _told(prompt, told, json)
+    found = report.values(told, clock)
+    if json:
+        say_json({"prompt": prompt, "text": "".join(pieces), **found})
+    else:
+        table(("", ""), report.rows(found), title=f"engine, {found['lanes']} lanes")
+        if told.note:
+            note(told.note)
+    if found["wrong"]:
+        raise Failed(found["wrong"][0])
+    return None
+
+
+def _told(prompt: str, story: Any, json: bool) -> list[str]:
+    """The pieces of a story, printed as they come unless all is to be JSON."""
     pieces = []
     if not json:
         print(prompt, end="", flush=True)
@@ -374,11 +427,9 @@ def run(
         pieces.append(piece)
         if not json:
             print(piece, end="", flush=True)
-    if json:
-        return say_json({"prompt": prompt, "text": "".join(pieces), "tokens": len(pieces)})
-    print()
-    if story.note:
-        note(story.note)
+    if not json:
+        print()
+    return pieces
 
 
 @app.command()

@@ -45,7 +45,7 @@ def choose(
         raise ConfigError(f"{place}: {unknown('preset', str(name), kind.presets)}")
     if file:
         _check_names(in_file, known, str(file))
-    given = dict(_setting(word) for word in settings)
+    given = settings_of(settings)
     _check_names(given, known, COMMAND_LINE)
 
     base = kind.presets.get(name, {})
@@ -54,6 +54,11 @@ def choose(
     words += ["--config", str(file)] if file else []
     words += [word for setting in settings for word in ("--set", setting)]
     return Choice(name, config, tuple(words))
+
+
+def settings_of(words: Iterable[str]) -> dict[str, Any]:
+    """What ``name=value`` words set, the values read as YAML."""
+    return dict(_setting(word) for word in words)
 
 
 def _made(

@@ -120,35 +120,41 @@ class Design:
 def emit(block: Block, config: Config) -> Design:
     """The Verilog of one block with one config."""
     component = block.component(config)
-    top, modules = _Top(component), Modules()
-    with _without_collection():
-        text = rtlil.convert(
-            top,
-            name=block.name,
-            platform=modules,
-            emit_src=False,
-            ports={
-                name: (value, PortDirection.Input if flow == In else PortDirection.Output)
-                for name, flow, value in top.edge
-            },
-        )
-    text = _plain_names(_no_field_wires("\n".join([*modules.rtlil.values(), text])))
-    text = _verilog(text)
-    body = text[f"\n{text}".index(f"\nmodule {block.name}(") :]
-    ports = [Port(name, 1, "input") for name in ("clk", "rst") if f"\n  input {name};" in body]
-    ports += [
-        Port(name, len(value), "input" if flow == In else "output")
-        for name, flow, value in top.edge
-    ]
+    text, ports = convert(component, block.name)
     return Design(
         block.name,
         block.module,
         config.values(),
         block.name,
         _header(block, config) + text,
-        tuple(ports),
+        ports,
         interface.streams(component),
     )
+
+
+def convert(component: Any, name: str) -> tuple[str, tuple[Port, ...]]:
+    """Verilog text and ports of ``component`` as module ``name``."""
+    top, modules = _Top(component), Modules()
+    with _without_collection():
+        text = rtlil.convert(
+            top,
+            name=name,
+            platform=modules,
+            emit_src=False,
+            ports={
+                port: (value, PortDirection.Input if flow == In else PortDirection.Output)
+                for port, flow, value in top.edge
+            },
+        )
+    text = _plain_names(_no_field_wires("\n".join([*modules.rtlil.values(), text])))
+    text = _verilog(text)
+    body = text[f"\n{text}".index(f"\nmodule {name}(") :]
+    ports = [Port(port, 1, "input") for port in ("clk", "rst") if f"\n  input {port};" in body]
+    ports += [
+        Port(port, len(value), "input" if flow == In else "output")
+        for port, flow, value in top.edge
+    ]
+    return text, tuple(ports)
 
 
 @contextlib.contextmanager

@@ -54,7 +54,7 @@ void put(Port& port, const uint8_t* from, size_t bytes) {
 }
 
 struct Inputs {
-    uint8_t weights_valid, gains_valid, embed_valid, token_valid, token_ready;
+    uint8_t weights_valid, gains_valid, embed_valid, token_valid, token_ready, sampler_valid;
     uint8_t weights[WEIGHT_BYTES], gains[GAIN_BYTES], codes[CODE_BYTES];
 };
 
@@ -71,6 +71,11 @@ struct Machine {
     std::vector<uint32_t> when;
     std::vector<Inputs> inputs;
     uint64_t linear = 0, starved = 0, attention = 0;
+    std::vector<uint32_t> gaps;  // of the last token: cycles without weights, by words used before
+    uint64_t used = 0;
+    int mode = 0, keep = 0;
+    uint32_t seed = 0;
+    bool seeding = false;
 
     bool stalls() {
         if (!density) return false;
@@ -90,7 +95,7 @@ struct Machine {
     void reset() {
         top.rst = 1;
         top.program_i_valid = top.table_i_valid = top.token_i_valid = 0;
-        top.weights_i_valid = top.gains_i_valid = top.embed_i_valid = 0;
+        top.weights_i_valid = top.gains_i_valid = top.embed_i_valid = top.sampler_i_valid = 0;
         top.weights_fetch_o_ready = top.gains_fetch_o_ready = top.embed_fetch_o_ready = 1;
         top.token_o_ready = 0;
         for (int cycle = 0; cycle < 4; cycle++) {
@@ -131,6 +136,11 @@ struct Machine {
         if (top.embed_i_valid && top.embed_i_ready) embedding.take();
         const uint32_t* bits = reinterpret_cast<const uint32_t*>(&top.taps);
         auto bit = [bits](int at) { return bits[at / 32] >> (at % 32) & 1; };
+        if (used >= gaps.size()) gaps.resize(used + 1024);
+        if (bit(TAP_LINEAR))
+            used++;
+        else
+            gaps[used]++;
         linear += bit(TAP_LINEAR);
         starved += bit(TAP_STARVED);
         attention += bit(TAP_ATTENTION);
@@ -149,6 +159,7 @@ struct Machine {
         now.embed_valid = top.embed_i_valid;
         now.token_valid = top.token_i_valid;
         now.token_ready = top.token_o_ready;
+        now.sampler_valid = top.sampler_i_valid;
         std::memcpy(now.weights, &top.WEIGHTS, WEIGHT_BYTES);
         std::memcpy(now.gains, &top.gains_i_payload_gains, GAIN_BYTES);
         std::memcpy(now.codes, &top.embed_i_payload_codes, CODE_BYTES);
@@ -161,9 +172,16 @@ struct Machine {
         top.token_i_payload_token = given;
         top.token_i_payload_restart = restart;
         top.token_i_payload_sample = sample;
-        bool taken = false;
+        bool taken = false, chosen = !sample;
+        top.sampler_i_payload_mode = mode;
+        top.sampler_i_payload_keep = keep;
+        top.sampler_i_payload_seed = seed;
+        top.sampler_i_payload_seed_load = seeding;
+        used = 0;
+        gaps.assign(gaps.size(), 0);
         for (uint64_t end = cycles + limit; cycles < end;) {
             top.token_i_valid = !taken;
+            top.sampler_i_valid = !chosen;
             top.token_o_ready = !stalls();
             offer();
             top.eval();
@@ -173,6 +191,10 @@ struct Machine {
             bool accepts = top.token_i_valid && top.token_i_ready;
             bool answers = top.token_o_valid && top.token_o_ready;
             int answer = top.token_o_payload_token;
+            if (top.sampler_i_valid && top.sampler_i_ready) {
+                chosen = true;
+                seeding = false;
+            }
             edge();
             taken = taken || accepts;
             if (answers) {
@@ -257,6 +279,14 @@ void engine_stalls(void* handle, uint32_t density, uint32_t seed) {
     m.density = density;
     m.random = seed | 1;
 }
+// `mode` 0: the likeliest token; 1: drawn from the `keep` likeliest; `seeding` puts the seed once.
+void engine_sampling(void* handle, int mode, int keep, uint32_t seed, int seeding) {
+    Machine& m = *static_cast<Machine*>(handle);
+    m.mode = mode;
+    m.keep = keep;
+    m.seed = seed;
+    m.seeding = seeding;
+}
 void engine_starve(void* handle, int which) { static_cast<Machine*>(handle)->starve = which; }
 void engine_record(void* handle, int taps, int inputs) {
     Machine& m = *static_cast<Machine*>(handle);
@@ -277,10 +307,11 @@ uint64_t engine_count(void* handle, int what) {
     Machine& m = *static_cast<Machine*>(handle);
     const uint64_t counts[] = {m.cycles,         m.linear,       m.starved,         m.attention,
                                m.weights.served, m.gains.served, m.embedding.served, m.when.size(),
-                               m.inputs.size()};
+                               m.inputs.size(),  m.gaps.size()};
     return counts[what];
 }
 const uint8_t* engine_taps(void* handle) { return static_cast<Machine*>(handle)->taps.data(); }
+const uint32_t* engine_gaps(void* handle) { return static_cast<Machine*>(handle)->gaps.data(); }
 const uint32_t* engine_when(void* handle) { return static_cast<Machine*>(handle)->when.data(); }
 
 // Plays remembered inputs again: the bare loop of the model, for comparison. Leaves odd state.
@@ -292,6 +323,7 @@ void engine_replay(void* handle) {
         m.top.embed_i_valid = now.embed_valid;
         m.top.token_i_valid = now.token_valid;
         m.top.token_o_ready = now.token_ready;
+        m.top.sampler_i_valid = now.sampler_valid;
         std::memcpy(&m.top.WEIGHTS, now.weights, WEIGHT_BYTES);
         std::memcpy(&m.top.gains_i_payload_gains, now.gains, GAIN_BYTES);
         std::memcpy(&m.top.embed_i_payload_codes, now.codes, CODE_BYTES);

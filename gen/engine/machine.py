@@ -27,6 +27,7 @@ from ..verilog import Design
 
 HARNESS = Path(__file__).with_name("harness.cpp")
 COUNTS = ("cycles", "linear", "starved", "attention", "words", "gains", "rows", "taps", "inputs")
+COUNTS += ("gaps",)
 FIELDS = ("at", "kind", "when", "waits", "unit", "flag", "fresh", "slot", "rows", "words")
 FIELDS += ("address", "value")
 VALIDS = ("input", "codes", "scale", "element", "head", "peak")
@@ -108,7 +109,7 @@ def _ports(config: EngineConfig) -> str:
     values = {
         "MODEL": "Vengine",
         "WEIGHTS": f"weights_i_payload_{'bytes' if trit5 else 'weights'}",
-        "WEIGHT_BYTES": -(-config.lanes // 5) if trit5 else -(-config.lanes // 4),
+        "WEIGHT_BYTES": word_bytes(config),
         "GAIN_BYTES": 2 * config.norm_lanes,
         "CODE_BYTES": config.norm_lanes,
         "TABLE_MASK": "0xffff",
@@ -118,6 +119,11 @@ def _ports(config: EngineConfig) -> str:
     }
     lines = [f"#define {name} {value}" for name, value in values.items()]
     return "\n".join(["#pragma once", '#include "Vengine.h"', *lines]) + "\n"
+
+
+def word_bytes(config: EngineConfig) -> int:
+    """Bytes of a word of weights."""
+    return -(-config.lanes // (5 if config.packing == "trit5" else 4))
 
 
 class Machine:
@@ -159,6 +165,16 @@ class Machine:
     def stall(self, density: float, seed: int = 1) -> None:
         """Let every stream pause in that share of cycles, at random."""
         self._library.engine_stalls(self._handle, round(256 * density), seed)
+
+    def sampling(self, keep: int, seed: int) -> None:
+        """Draw tokens from the ``keep`` likeliest; a ``keep`` of 0 takes the likeliest."""
+        self._library.engine_sampling(self._handle, int(keep > 0), keep, seed, 1)
+
+    def gaps(self) -> NDArray[np.int64]:
+        """Cycles of the last token without weights, by the words that were used before."""
+        count = self.counts()["gaps"]
+        found = np.ctypeslib.as_array(self._library.engine_gaps(self._handle), (count,))
+        return found.astype(np.int64)
 
     def starve(self, memory: str | None) -> None:
         """Let one memory, ``weights``, ``gains`` or ``embedding``, never answer again."""
@@ -245,6 +261,8 @@ def _load(library: Path) -> Any:
         ("count", word, [pointer, ctypes.c_int]),
         ("taps", ctypes.POINTER(ctypes.c_uint8), [pointer]),
         ("when", ctypes.POINTER(ctypes.c_uint32), [pointer]),
+        ("gaps", ctypes.POINTER(ctypes.c_uint32), [pointer]),
+        ("sampling", None, [pointer, ctypes.c_int, ctypes.c_int, ctypes.c_uint32, ctypes.c_int]),
         ("replay", None, [pointer]),
     ):
         function = getattr(loaded, f"engine_{name}")

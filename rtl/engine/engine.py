@@ -19,7 +19,7 @@ from ..vector.rescale import Rescale, RescaleConfig
 from ..vector.residual import Residual, ResidualConfig
 from ..vector.rms_norm import RmsNorm, RmsNormConfig
 from ..vector.rope import RopeConfig, table_layout
-from ..vector.sampler import Sampler, SamplerConfig
+from ..vector.sampler import Sampler, SamplerConfig, choice_layout
 from ._attend import Attend
 from ._feed import FETCH, Feed
 from ._heads import Heads, element_layout
@@ -155,6 +155,12 @@ class EngineConfig(Config):
             max_tokens=self.context,
         )
 
+    @property
+    def sampler(self) -> SamplerConfig:
+        return SamplerConfig(
+            vocab=self.vocab, sum_width=self.matvec.acc_width, logit_width=WIDTH, fraction=8
+        )
+
     def store(self, scale_width: int) -> KvStoreConfig:
         return KvStoreConfig(
             head_dim=self.head_dim,
@@ -181,6 +187,7 @@ class Engine(wiring.Component):
     -------
     token_i : ``token``, ``restart`` (a new text begins), ``sample``.
     token_o : ``token``: the likeliest next one.
+    sampler_i : how to choose, one for each token with ``sample``; see ``sampler``.
     program_i, table_i : writes of the program and of the rotary table, before the first token.
     weights_fetch_o, weights_i : ``address``, ``count`` of words, and the words in order.
     gains_fetch_o, gains_i : the same for rows of gains.
@@ -206,6 +213,7 @@ class Engine(wiring.Component):
             "gains_fetch_o": Out(stream.Signature(FETCH)),
             "embed_fetch_o": Out(stream.Signature(embed_layout(config.sequencer))),
             "token_o": Out(stream.Signature(token)),
+            "sampler_i": In(stream.Signature(choice_layout(config.sampler))),
             "taps": Out(taps_layout(config)),
         })
 
@@ -228,9 +236,7 @@ class Engine(wiring.Component):
             config.rope,
             config.quantiser,
         )
-        m.submodules.sampler = sampler = Sampler(
-            SamplerConfig(sum_width=config.matvec.acc_width, vocab=config.vocab)
-        )
+        m.submodules.sampler = sampler = Sampler(config.sampler)
         m.submodules.attention = attention = Attention(config.attention)
         key_store = KvStore(config.store(WIDTH - 1))
         value_store = KvStore(config.store(len(heads.value_scale_o.p.scale)))
@@ -245,6 +251,7 @@ class Engine(wiring.Component):
         join(wiring.flipped(self.program_i), sequencer.program_i)
         join(wiring.flipped(self.token_i), sequencer.token_i)
         join(wiring.flipped(self.table_i), heads.table_i)
+        join(wiring.flipped(self.sampler_i), sampler.op_i)
         join(wiring.flipped(self.weights_i), matvec.weights_i)
         join(matvec.fetch_o, wiring.flipped(self.weights_fetch_o))
         join(wiring.flipped(self.gains_i), feed.gains_i)

@@ -63,6 +63,16 @@ class SamplerConfig(Config):
         return 2 * self.walk + WORD + 1
 
 
+def choice_layout(config: SamplerConfig) -> data.StructLayout:
+    """How to choose in a run."""
+    return data.StructLayout({
+        "mode": unsigned(1),
+        "keep": unsigned(config.top_k.bit_length()),
+        "seed_load": unsigned(1),
+        "seed": unsigned(WORD),
+    })
+
+
 class Sampler(wiring.Component):
     """Chooses one entry of each run: that of the largest sum, or one drawn by its logit.
 
@@ -110,12 +120,6 @@ class Sampler(wiring.Component):
 
     def __init__(self, config: SamplerConfig):
         self.config = config
-        op = data.StructLayout({
-            "mode": unsigned(1),
-            "keep": unsigned(config.top_k.bit_length()),
-            "seed_load": unsigned(1),
-            "seed": unsigned(WORD),
-        })
         entry = data.StructLayout({
             "sum": signed(config.sum_width),
             "logit": signed(config.logit_width),
@@ -124,7 +128,7 @@ class Sampler(wiring.Component):
         })
         token = data.StructLayout({"token": unsigned(config.token_width)})
         super().__init__({
-            "op_i": In(stream.Signature(op)),
+            "op_i": In(stream.Signature(choice_layout(config))),
             "i": In(stream.Signature(entry)),
             "o": Out(stream.Signature(token)),
         })

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Golden model of the engine at its ports: random small models and texts."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...rtl.engine._program import Kind, Source, When
+from ..types import Streams, Transfers
+from .image import Image, compile_image
+from .integer import IntegerModel
+from .model import Embedding, Layer, Model, ModelConfig, Ternary
+
+if TYPE_CHECKING:
+    from ...rtl.engine.engine import EngineConfig
+
+
+def stimulus(config: EngineConfig, rng: np.random.Generator, transfers: int) -> Streams:
+    """A random model that fills the engine, and texts: prompts, answers, restarts."""
+    seed = int(rng.integers(1 << 30))
+    image = _compiled(config, seed)[1]
+    count = max(3 * config.context // 2, -(-transfers // image.sampled_words))
+    token = rng.integers(0, config.vocab, count)
+    restart = np.zeros(count, bool)
+    restart[config.context :: max(config.context // 2, 3)] = True
+    sample = rng.random(count) < 0.7
+    sample[-1] = True
+    given = {"token_i": {"token": token, "restart": restart, "sample": sample}}
+    ops = image.program
+    program: Transfers = {name: np.array([op[name] for op in ops]) for name in ops[0]}
+    program["at"] = np.arange(len(ops))
+    program["last"] = program["at"] == len(ops) - 1
+    rows = _embedding_rows(config, image)
+    words, gains = image.prefill_words, len(image.gains) - config.dim // config.norm_lanes
+    weights = [image.weights[: None if s else words] for s in sample]
+    return {
+        **given,
+        "program_i": program,
+        "table_i": _table(image),
+        "sampler_i": {
+            name: np.zeros(int(sample.sum()), np.int64)
+            for name in ("mode", "keep", "seed_load", "seed")
+        }
+        | {"seed": np.full(int(sample.sum()), seed)},
+        "weights_i": _words(config, np.concatenate(weights)),
+        "gains_i": {"gains": np.concatenate([image.gains[: None if s else gains] for s in sample])},
+        "embed_i": {"codes": rows[token].reshape(-1, config.norm_lanes)},
+    }
+
+
+def golden(config: EngineConfig, inputs: Streams) -> Streams:
+    """All output transfers, in order."""
+    model, image = _compiled(config, int(inputs["sampler_i"]["seed"][0]))
+    tokens = inputs["token_i"]
+    answers, state = [], model.start()
+    fetches: dict[str, list[list[int]]] = {"weights": [], "gains": [], "embed": []}
+    for token, restart, sample in zip(*tokens.values(), strict=True):
+        if restart:
+            state = model.start()
+        logits = model.forward(np.array([token]), state)
+        if sample:
+            answers.append(int(logits.greedy()[0]))
+        for op in image.program:
+            if op["when"] == (When.PREFILL if sample else When.SAMPLE):
+                continue
+            if op["kind"] == Kind.EMBED:
+                fetches["embed"].append([token, op["rows"], op["value"]])
+            elif op["kind"] == Kind.LINEAR:
+                fetches["weights"].append([op["address"], op["words"]])
+            elif op["kind"] == Kind.NORM and op["unit"] != Source.DISCARD:
+                fetches["gains"].append([op["address"], op["rows"]])
+
+    def stream(name: str, *fields: str) -> Transfers:
+        return dict(zip(fields, np.array(fetches[name], np.int64).T, strict=True))
+
+    return {
+        "token_o": {"token": np.array(answers)},
+        "weights_fetch_o": stream("weights", "address", "count"),
+        "gains_fetch_o": stream("gains", "address", "count"),
+        "embed_fetch_o": stream("embed", "token", "rows", "shift"),
+    }
+
+
+def random_model(sizes: ModelConfig, rng: np.random.Generator) -> Model:
+    """A model whose weights are drawn at random; its activations use their whole range."""
+
+    def ternary(rows: int, columns: int) -> Ternary:
+        trits = rng.integers(-1, 2, (rows, columns)).astype(np.int8)
+        return Ternary(trits, float(rng.uniform(0.5, 2) / np.sqrt(columns)))
+
+    def gain(width: int) -> NDArray[np.float32]:
+        return rng.uniform(0.3, 1.5, width).astype(np.float32)
+
+    norms, matrices = sizes.norms(), sizes.projections()
+    layers = tuple(
+        Layer(
+            **{name: gain(width) for name, width in norms.items()},
+            **{name: ternary(*shape) for name, shape in matrices.items()},
+        )  # pyright: ignore[reportArgumentType]
+        for _ in range(sizes.layers)
+    )
+    codes = rng.integers(-127, 128, (sizes.vocab, sizes.dim)).astype(np.int8)
+    return Model(
+        config=sizes,
+        token_embd=Embedding(codes, 0.02),
+        layers=layers,
+        output_norm=gain(sizes.dim),
+        output=ternary(sizes.vocab, sizes.dim),
+    )
+
+
+@functools.lru_cache(2)
+def _compiled(config: EngineConfig, seed: int) -> tuple[IntegerModel, Image]:
+    kv_heads = 2 if config.heads % 2 == 0 and config.slots % 2 == 0 else 1
+    sizes = ModelConfig(
+        dim=config.dim,
+        hidden=config.hidden,
+        heads=config.heads,
+        kv_heads=kv_heads,
+        head_dim=config.head_dim,
+        layers=config.slots // kv_heads,
+        context=config.context,
+        vocab=config.vocab,
+    )
+    model = IntegerModel.compile(random_model(sizes, np.random.default_rng(seed)))
+    return model, compile_image(model, config)
+
+
+def _embedding_rows(config: EngineConfig, image: Image) -> NDArray[np.int8]:
+    return image.embedding.reshape(config.vocab, -1)
+
+
+def _table(image: Image) -> Transfers:
+    return {
+        "address": np.arange(len(image.table)),
+        "cos": image.table[:, 0].astype(np.int64),
+        "sin": image.table[:, 1].astype(np.int64),
+    }
+
+
+def _words(config: EngineConfig, weights: NDArray[np.int8]) -> dict[str, NDArray[Any]]:
+    from .image import packed_words
+
+    if config.packing == "trit5":
+        return {"bytes": packed_words(weights, "trit5").astype(np.int64)}
+    return {"weights": (weights & 3).astype(np.int64)}

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a told text took, as numbers and as the rows of a table."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from .story import Story
+
+
+def values(story: Story, clock_mhz: float | None) -> dict[str, Any]:
+    """The report as JSON: averages are over the tokens that were answered."""
+    tally, config = story.tally, story.config
+    estimate = story.teller.estimate(tally)
+    tokens = max(tally.tokens, 1)
+    cycles = tally.cycles / tokens
+    return {
+        "tokens": tally.tokens,
+        "prompt_tokens": tally.prompt_tokens,
+        "lanes": config.lanes,
+        "checked": tally.checked,
+        "wrong": tally.wrong,
+        "cycles_per_token": round(cycles, 1),
+        "estimated_cycles_per_token": round(estimate, 1),
+        "limit_cycles_per_token": tally.limit / tokens,
+        "utilisation": round(tally.utilisation, 4),
+        "cycles_by_unit": {
+            "ternary weights": round(tally.linear / tokens, 1),
+            **{name: round(count / tokens, 1) for name, count in tally.waits.items()},
+        },
+        "bytes_per_token": {
+            name: round(count / tokens) for name, count in tally.bytes_moved.items()
+        },
+        "clock_mhz": clock_mhz,
+        "tokens_per_second": round(1e6 * clock_mhz / cycles, 1) if clock_mhz and cycles else None,
+        "simulated_cycles_per_second": round(tally.all_cycles / tally.seconds)
+        if tally.seconds
+        else None,
+    }
+
+
+def rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The same for people."""
+    cycles = report["cycles_per_token"]
+    wrong = report["wrong"]
+    yield "tokens equal to the golden model", f"{report['checked'] - len(wrong)}"
+    estimate = report["estimated_cycles_per_token"]
+    yield "cycles per token (estimate)", f"{cycles:,.0f} ({estimate:,.0f})"
+    for name, count in report["cycles_by_unit"].items():
+        yield f"  {name}", f"{count:,.0f} ({100 * count / max(cycles, 1):.1f} %)"
+    limit = report["limit_cycles_per_token"]
+    yield (
+        f"utilisation, limit {limit:,.0f} cycles at {report['lanes']} lanes",
+        f"{100 * report['utilisation']:.2f} %",
+    )
+    moved = report["bytes_per_token"]
+    yield "bytes moved per token", f"{sum(moved.values()):,}"
+    for name, count in moved.items():
+        yield f"  {name}", f"{count:,}"
+    if report["tokens_per_second"]:
+        clock = f"{report['clock_mhz']:g} MHz"
+        yield f"tokens per second at {clock}", f"{report['tokens_per_second']:,.0f}"
+    yield "simulated cycles per second", f"{report['simulated_cycles_per_second'] or 0:,}"

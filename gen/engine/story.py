@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A text told by the engine's RTL, every token checked against the golden model."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...rtl.engine._program import Kind, Target
+from ...rtl.engine.engine import EngineConfig
+from ...sim.engine.image import Image, compile_image
+from ...sim.engine.integer import IntegerModel, Trace
+from ...sim.engine.model import ModelConfig, ModelError
+from ...sim.engine.taps import differences, expected
+from .. import blocks
+from ..model import packed
+from ..model.generate import shipped
+from ..verilog import Design, emit
+from . import machine as machines
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Tally:
+    """What a text took; cycles are sums over its ``tokens``."""
+
+    tokens: int = 0
+    prompt_tokens: int = 0
+    cycles: int = 0
+    linear: int = 0
+    limit: int = 0
+    waits: dict[str, int] = field(default_factory=dict)
+    bytes_moved: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    all_cycles: int = 0
+    checked: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def utilisation(self) -> float:
+        """Share of cycles in which ternary weights were used, of the tokens that were answered."""
+        return self.linear / self.cycles if self.cycles else 0.0
+
+
+def config_for(model: ModelConfig, **changes: Any) -> EngineConfig:
+    """The default engine, grown or shrunk to ``model``'s sizes, with ``changes`` on top."""
+    sizes = {
+        "dim": model.dim,
+        "hidden": max(model.hidden, model.q_dim),
+        "heads": model.heads,
+        "head_dim": model.head_dim,
+        "slots": model.layers * model.kv_heads,
+        "context": 1 << (model.context - 1).bit_length(),
+        "vocab": model.vocab,
+        "program": 1 << (12 * model.layers + 5 - 1).bit_length(),
+    }
+    return EngineConfig.of({**EngineConfig().values(), **sizes, **changes})
+
+
+def design_for(config: EngineConfig) -> Design:
+    """The engine's Verilog."""
+    return emit(blocks.find("engine"), config)
+
+
+class Teller:
+    """One engine with one model; tells texts."""
+
+    def __init__(
+        self,
+        model: IntegerModel,
+        config: EngineConfig,
+        *,
+        overlap: bool = True,
+        progress: Progress = lambda stage: None,
+    ):
+        self.model, self.config = model, config
+        self.image: Image = compile_image(model, config, overlap)
+        progress("Verilog of the engine")
+        design = design_for(config)
+        library = machines.build(design, config, progress=progress)
+        self.machine = machines.Machine(library, config, self.image)
+        self._names = list(_waits(self.image))
+
+    def close(self) -> None:
+        """Free the simulation."""
+        self.machine.close()
+
+    def tell(
+        self,
+        prompt: list[int],
+        tokens: int,
+        *,
+        check_activations: bool = False,
+        tally: Tally | None = None,
+    ) -> Iterator[int]:
+        """Tokens that follow ``prompt``, each checked; what it took goes into ``tally``.
+
+        Stops at the first token that is wrong, and when the context is full.
+        """
+        check_prompt(self.model.config, prompt)
+        tally = Tally() if tally is None else tally
+        state = self.model.start()
+        given = list(prompt)
+        total = min(len(prompt) + tokens - 1, self.model.config.context)
+        for position in range(total):
+            token, sample = given[position], position >= len(prompt) - 1
+            self.machine.record(taps=check_activations)
+            before, start = self.machine.counts(), time.perf_counter()
+            answer = self.machine.token(token, restart=position == 0, sample=sample)
+            seconds = time.perf_counter() - start
+            trace: Trace | None = {} if check_activations else None
+            logits = self.model.forward(np.array([token]), state, trace)
+            wanted = int(logits.greedy()[0])
+            if trace is not None:
+                found = differences(
+                    self.machine.taps().values, expected(self.model, self.config, trace, sample)
+                )
+                tally.wrong += [f"token {position}: {one}" for one in found]
+            if answer is not None and answer != wanted:
+                tally.wrong.append(f"token {position}: expected {wanted}, got {answer}")
+            self._count(tally, before, seconds, sample)
+            if answer is not None:
+                given.append(answer)
+                yield answer
+            if tally.wrong:
+                return
+
+    def _count(self, tally: Tally, before: dict[str, int], seconds: float, sample: bool) -> None:
+        after = self.machine.counts()
+        moved = {name: after[name] - before[name] for name in after}
+        tally.seconds += seconds
+        tally.all_cycles += moved["cycles"]
+        tally.checked += 1
+        if not sample:
+            tally.prompt_tokens += 1
+            return
+        tally.tokens += 1
+        tally.cycles += moved["cycles"]
+        tally.linear += moved["linear"]
+        tally.limit += self.image.sampled_words
+        gaps = self.machine.gaps()
+        at = 0
+        for name, words in self._names:
+            count = int(gaps[at : at + words].sum()) if words else int(gaps[at:].sum())
+            tally.waits[name] = tally.waits.get(name, 0) + count
+            at += words
+        config = self.config
+        word = machines.word_bytes(config)
+        for name, size, count in (
+            ("weights", word, moved["words"]),
+            ("gains", 2 * config.norm_lanes, moved["gains"]),
+            ("embedding", config.norm_lanes, moved["rows"]),
+            ("keys and values", 2 * config.head_dim, moved["attention"]),
+        ):
+            tally.bytes_moved[name] = tally.bytes_moved.get(name, 0) + size * count
+
+
+class Story:
+    """A text that grows while it is iterated over, told by the engine.
+
+    Iterating yields the text of each new token, not the prompt; an empty prompt starts from
+    ``<bos>`` alone.  ``tally`` is what it took so far, ``note`` a sentence when fewer than
+    ``tokens`` came.  ``settings`` change parameters of the engine that fits the model.
+
+    Raises, on construction, what the file, the prompt and the settings give cause for.
+    """
+
+    def __init__(
+        self,
+        prompt: str = "",
+        *,
+        path: Path | None = None,
+        tokens: int = 100,
+        settings: Mapping[str, Any] | None = None,
+        check_activations: bool = False,
+        stalls: float = 0.0,
+        overlap: bool = True,
+        seed: int = 0,
+        progress: Progress = lambda stage: None,
+    ):
+        file = packed.load(path or shipped())
+        self.tokenizer = file.tokenizer
+        self.ids = file.tokenizer.encode(prompt, bos=True)
+        self.tally, self.note = Tally(), None
+        self.tokens, self.check = tokens, check_activations
+        model = IntegerModel.compile(file.model)
+        self.config = config_for(model.config, **(settings or {}))
+        check_prompt(model.config, self.ids)
+        self.teller = Teller(model, self.config, overlap=overlap, progress=progress)
+        self.teller.machine.stall(stalls, seed + 1)
+
+    def __iter__(self) -> Iterator[str]:
+        came = 0
+        told = self.teller.tell(
+            list(self.ids), self.tokens, check_activations=self.check, tally=self.tally
+        )
+        for token in told:
+            came += 1
+            self.ids.append(token)
+            yield self.tokenizer.decode([token])
+        if came < self.tokens and not self.tally.wrong:
+            self.note = (
+                f"stopped after {came} of {self.tokens} tokens: the context of "
+                f"{self.teller.model.config.context} tokens is full"
+            )
+
+
+def check_prompt(model: ModelConfig, prompt: list[int]) -> None:
+    """Raise :class:`ModelError` for a prompt that no answer can follow."""
+    if not prompt:
+        raise ModelError("a prompt must hold at least one token")
+    if len(prompt) > model.context:
+        raise ModelError(
+            f"a prompt of {len(prompt)} tokens does not fit the context of {model.context}"
+        )
+
+
+def _waits(image: Image) -> Iterator[tuple[str, int]]:
+    """What each linear operation's vector comes from, and how many words it takes; then the end."""
+    before = {
+        Target.QUERY: "norm before Q, K and V",
+        Target.KEY: "K and V",
+        Target.VALUE: "K and V",
+        Target.GATE: "norm before gate and up",
+        Target.HEAD: "norm before the head",
+    }
+    adds = itertools.cycle(["attention and its norm", "gate and its norm"])
+    first = True
+    for op in image.program:
+        if op["kind"] == Kind.LINEAR:
+            name = next(adds) if op["unit"] == Target.ADD else before[Target(op["unit"])]
+            yield "embedding and its norm" if first else name, op["words"]
+            first = False
+    yield "choice of the token", 0

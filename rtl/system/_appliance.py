@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine with a model inside and a serial line outside: what goes onto a board."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from ..bus._uart import UartReceiver, UartSender
+from ..engine.engine import Engine, EngineConfig
+
+
+class Rom(wiring.Component):
+    """Words from a memory that is never written: runs of them, asked for by address and count.
+
+    One word a cycle, two cycles of latency; the next request is taken while the last word goes.
+
+    Members
+    -------
+    fetch_i : ``address``, ``count``; those of no words are dropped.
+    o : the words.
+    """
+
+    fetch_i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self, fetch: Any, word: Any, words: Sequence[int]):
+        self.word, self.words = word, words
+        super().__init__({
+            "fetch_i": In(stream.Signature(fetch)),
+            "o": Out(stream.Signature(word)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        depth = len(self.words)
+        width = len(Signal(self.word).as_value())
+        m.submodules.memory = memory = Memory(shape=unsigned(width), depth=depth, init=self.words)
+        read = memory.read_port()
+        at, left = Signal(range(depth)), Signal.like(self.fetch_i.p.count)
+        enable, first, second = Signal(), Signal(), Signal()
+        m.d.comb += [
+            enable.eq(~second | self.o.ready),
+            self.fetch_i.ready.eq((left == 0) | (enable & (left == 1))),
+            read.addr.eq(at),
+            read.en.eq(enable),
+            self.o.valid.eq(second),
+        ]
+        with m.If(enable):
+            word = Signal(width, reset_less=True)
+            m.d.sync += [first.eq(left != 0), second.eq(first), word.eq(read.data)]
+            m.d.comb += self.o.p.eq(word)
+            with m.If(left != 0):
+                m.d.sync += [at.eq(at + 1), left.eq(left - 1)]
+        with m.If(self.fetch_i.valid & self.fetch_i.ready):
+            m.d.sync += [at.eq(self.fetch_i.p.address), left.eq(self.fetch_i.p.count)]
+        return m
+
+
+class Appliance(wiring.Component):
+    """An engine whose memories hold a model, on a serial line.
+
+    After reset program and rotary table are copied into the engine.  The host sends two bytes a
+    token: its low byte, then its high bits with bit 7 for ``restart`` and bit 6 for ``sample``; a
+    token with ``sample`` is answered by two bytes, low and high, the others by two bytes of ones
+    when they are taken.  The likeliest token is chosen.
+
+    ``contents`` are the words of the memories as integers: ``weights``, ``gains``, ``embedding``,
+    ``program`` and ``table``.
+    """
+
+    host_in: Signal
+    host_out: Signal
+
+    def __init__(self, config: EngineConfig, contents: dict[str, Sequence[int]], divisor: int):
+        self.config, self.contents, self.divisor = config, contents, divisor
+        super().__init__({"host_in": In(1, init=1), "host_out": Out(1, init=1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.engine = engine = Engine(self.config)
+        m.submodules.receiver = receiver = UartReceiver(self.divisor)
+        m.submodules.sender = sender = UartSender(self.divisor)
+        m.d.comb += [receiver.line.eq(self.host_in), self.host_out.eq(sender.line)]
+        for name in ("weights", "gains"):
+            fetch, given = getattr(engine, f"{name}_fetch_o"), getattr(engine, f"{name}_i")
+            rom = Rom(fetch.p.shape(), given.p.shape(), self.contents[name])
+            m.submodules[name] = rom
+            wiring.connect(m, fetch, rom.fetch_i)
+            wiring.connect(m, rom.o, given)
+        fetch, given = engine.embed_fetch_o, engine.embed_i
+        rows = self.config.dim // self.config.norm_lanes
+        m.submodules.embedding = rom = Rom(
+            engine.weights_fetch_o.p.shape(), given.p.shape(), self.contents["embedding"]
+        )
+        m.d.comb += [
+            rom.fetch_i.valid.eq(fetch.valid),
+            fetch.ready.eq(rom.fetch_i.ready),
+            rom.fetch_i.p.address.eq(fetch.p.token * rows),
+            rom.fetch_i.p.count.eq(fetch.p.rows),
+        ]
+        wiring.connect(m, rom.o, given)
+        for name in ("program", "table"):
+            target = getattr(engine, f"{name}_i")
+            words = self.contents[name]
+            rom = Rom(engine.weights_fetch_o.p.shape(), target.p.shape(), words)
+            m.submodules[name] = rom
+            asked = Signal(name=f"{name}_asked")
+            m.d.comb += [rom.fetch_i.valid.eq(~asked), rom.fetch_i.p.count.eq(len(words))]
+            with m.If(rom.fetch_i.ready):
+                m.d.sync += asked.eq(1)
+            wiring.connect(m, rom.o, target)
+        self._host(m, engine, receiver, sender)
+        return m
+
+    def _host(self, m: Module, engine: Any, receiver: Any, sender: Any) -> None:
+        low, second = Signal(8, reset_less=True), Signal()
+        byte, token = receiver.o.p.byte, engine.token_i
+        m.d.comb += [
+            token.valid.eq(receiver.o.valid & second),
+            token.p.token.eq(Cat(low, byte[:6])),
+            token.p.restart.eq(byte[7]),
+            token.p.sample.eq(byte[6]),
+            receiver.o.ready.eq(~second | token.ready),
+            engine.sampler_i.valid.eq(1),
+        ]
+        with m.If(receiver.o.valid & receiver.o.ready):
+            m.d.sync += [second.eq(~second), low.eq(byte)]
+
+        high, taken = Signal(), Signal()  # the byte's turn; a token without an answer was taken
+        answer = Signal(16)
+        m.d.comb += [
+            answer.eq(Mux(taken, 0xFFFF, engine.token_o.p.token)),
+            sender.i.valid.eq(engine.token_o.valid | taken),
+            sender.i.p.byte.eq(answer.word_select(high, 8)),
+            engine.token_o.ready.eq(sender.i.ready & high & ~taken),
+        ]
+        with m.If(sender.i.valid & sender.i.ready):
+            m.d.sync += high.eq(~high)
+            with m.If(high):
+                m.d.sync += taken.eq(0)
+        with m.If(token.valid & token.ready & ~token.p.sample):
+            m.d.sync += taken.eq(1)

@@ -44,6 +44,7 @@ def stimulus(config: RescaleConfig, rng: np.random.Generator, transfers: int) ->
 
     norms = {"mantissa": _mantissas(rng, int(fresh.sum()))}
     norms["shift"] = rng.integers(0, 64, len(norms["mantissa"]))
+    norms["shift"] >>= rng.random(len(norms["shift"])) < 0.7
     norms["mantissa"][0] |= 1 << MANTISSA_BITS - 1
     norms["shift"][0] = 20
     # Own shifts that leave elements of up to two bits more than there is room for.
@@ -52,6 +53,12 @@ def stimulus(config: RescaleConfig, rng: np.random.Generator, transfers: int) ->
     shift = np.clip(wanted - norms["shift"][used], 0, 63)
     wild = rng.random(count) < 0.15
     shift[wild] = rng.integers(0, 64, int(wild.sum()))
+    # Powers of two, so that sums come out as halves and one bit of a mantissa decides.
+    mantissa = _mantissas(rng, count)
+    ties = (norms["mantissa"][used] == 1 << MANTISSA_BITS - 1) & (rng.random(count) < 0.7)
+    mantissa[ties] = 1 << MANTISSA_BITS - 1
+    halves = 2 * (MANTISSA_BITS - 1) + rng.integers(1, 4, count) - norms["shift"][used]
+    shift[ties] = np.clip(halves, 0, 63)[ties]
     sums = int(rows.sum())
     bits = rng.integers(1, config.sum_width, sums)
     low, high = -(1 << config.sum_width - 1), (1 << config.sum_width - 1) - 1
@@ -61,7 +68,7 @@ def stimulus(config: RescaleConfig, rng: np.random.Generator, transfers: int) ->
     return {
         "norm_i": norms,
         "op_i": {
-            "mantissa": _mantissas(rng, count),
+            "mantissa": mantissa,
             "shift": shift,
             "rows": rows,
             "fresh": fresh,
@@ -72,11 +79,11 @@ def stimulus(config: RescaleConfig, rng: np.random.Generator, transfers: int) ->
 
 
 def _mantissas(rng: np.random.Generator, count: int) -> Ints:
-    """Mantissas, some extreme, powers of two (which make ties) or 0."""
+    """Mantissas, some extreme, powers of two or 0."""
     top = 1 << MANTISSA_BITS - 1
     found = rng.integers(top, 2 * top, count)
     special = rng.random(count)
-    found[special < 0.3] = top
+    found[special < 0.4] = top
     found[special < 0.15] = 2 * top - 1
     found[special < 0.05] = 0
     return found

@@ -26,6 +26,13 @@ class CheckpointError(AtriplexError, ValueError):
     """
 
 
+def _shown(text: str, longest: int) -> str:
+    """``text``, which may quote a file, on one line and not too long."""
+    if len(text) > longest:
+        text = text[:longest] + "..."
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 class Source:
     """A regular file, mapped read-only.
 
@@ -53,8 +60,8 @@ class Source:
 
     def fail(self, offset: int, rule: str, tensor: str | None = None) -> CheckpointError:
         """The error for ``rule``, broken at ``offset``."""
-        where = f"tensor {tensor}: " if tensor else ""
-        return CheckpointError(f"{self.path}: {where}offset {offset}: {rule}")
+        where = f"tensor {_shown(tensor, 100)}: " if tensor else ""
+        return CheckpointError(f"{self.path}: {where}offset {offset}: {_shown(rule, 500)}")
 
     def bytes(self, offset: int, count: int, what: str, tensor: str | None = None) -> Bytes:
         """A view of ``count`` bytes; an error that says ``what`` when the file ends before."""

@@ -43,6 +43,13 @@ def of_model(
 
 def load(source: Source) -> Checkpoint:
     """The checkpoint of a packed file; :class:`.packed.ModelFileError` for anything wrong."""
+    header, payload = source.unpack("<8xIQ", 0, "the preamble")
+    if packed.PREAMBLE.size + header + payload != source.size:
+        raise source.fail(
+            8,
+            f"the lengths of preamble, header and payload, {packed.PREAMBLE.size}, {header} and "
+            f"{payload}, must add up to those of the file, {source.size}",
+        )
     file = packed.decode(source.data.tobytes(), str(source.path))
     checkpoint = of_model(file.model, file.tokenizer, source)
     return dataclasses.replace(checkpoint, meta=file.meta)

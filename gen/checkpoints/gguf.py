@@ -18,6 +18,7 @@ from ...sim.engine.model import Ternary
 from . import codecs, tokenizers
 from ._source import CheckpointError, Source
 from .checkpoint import (
+    LAYERS,
     Checkpoint,
     CheckpointConfig,
     ConfigError,
@@ -34,6 +35,8 @@ KEYS = 4096
 TENSORS = 1 << 16
 STRINGS = 1 << 20
 """Bounds of what one file may hold; strings are those of all arrays together."""
+LONGEST, VALUE = (1 << 16) - 1, 1 << 24
+"""Bytes of the longest key, name or element, and of the longest value."""
 DIMENSIONS = 4
 
 _SCALARS = {
@@ -112,7 +115,7 @@ class _Cursor:
         self.at += size
         return value
 
-    def raw(self, what: str) -> bytes:
+    def raw(self, what: str, longest: int) -> bytes:
         length = self.number("Q", f"the length of {what}")
         if length > self.source.size - self.at:
             raise self.source.fail(
@@ -120,14 +123,18 @@ class _Cursor:
                 f"{what} must end within the file, and its length is {length} of "
                 f"{self.source.size - self.at} bytes left",
             )
+        if length > longest:
+            raise self.source.fail(
+                self.at - 8, f"{what} may have at most {longest} bytes, not {length}"
+            )
         text = bytes(self.view[self.at : self.at + length])
         self.at += length
         return text
 
-    def string(self, what: str) -> str:
+    def string(self, what: str, longest: int = LONGEST) -> str:
         at = self.at
         try:
-            return self.raw(what).decode("utf-8")
+            return self.raw(what, longest).decode("utf-8")
         except UnicodeDecodeError:
             raise self.source.fail(at + 8, f"{what} must be UTF-8") from None
 
@@ -147,7 +154,7 @@ class _Cursor:
         if kind in _SCALARS:
             return self.number(_SCALARS[kind], f"the value of {key}")
         if kind == _STRING:
-            return self.string(f"the value of {key}")
+            return self.string(f"the value of {key}", VALUE)
         if kind != _ARRAY:
             raise self.source.fail(self.at - 4, f"the type of {key} must be in 0..12, not {kind}")
         return self.array(key)
@@ -289,7 +296,7 @@ class _File:
     def size(self, key: str, default: int | None = None) -> int:
         """A whole number; one for all layers where the file has one for each."""
         value = self.meta.get(key, default)
-        if isinstance(value, np.ndarray) and value.size and value.dtype.kind in "iu":
+        if isinstance(value, np.ndarray) and value.dtype.kind in "iu" and 0 < value.size <= LAYERS:
             if (value != value[0]).any():
                 raise self.fail(key, "must be the same for all layers")
             value = int(value[0])

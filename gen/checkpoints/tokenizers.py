@@ -9,8 +9,8 @@ Two kinds, behind the interface of :class:`atriplex.gen.model.bpe.Tokenizer`:
   are written as printable characters, and the neighbours that come first in the list of merges
   are joined first.
 
-Both merge with a heap over a linked list, n log n for n characters. What the text of a control
-piece spells (``<s>``) is text like any other in a prompt.
+Both merge with a heap over a linked list, n log n for n characters, and remember short runs. What
+the text of a control piece spells (``<s>``) is text like any other in a prompt.
 """
 
 import codecs as _codecs
@@ -18,7 +18,7 @@ import heapq
 import math
 import re
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -85,7 +85,7 @@ class TextStream:
     def __init__(self, tokenizer: Tokenizer, prompt: Iterable[int] = ()):
         self.tokenizer = tokenizer
         self._decoder = _codecs.getincrementaldecoder("utf-8")("atriplex-replace-each")
-        self._strip = bool(getattr(tokenizer, "space_prefix", False))
+        self._strip = isinstance(tokenizer, ScoreTokenizer) and tokenizer.space_prefix
         for token in prompt:
             self.feed(token)
 
@@ -94,7 +94,7 @@ class TextStream:
         piece = self.tokenizer.piece(token)
         if piece and self._strip:
             self._strip = False
-            if piece[:1] == b" " and not self._unknown(token):
+            if piece[:1] == b" " and self._may_drop(token):
                 piece = piece[1:]
         return self._decoder.decode(piece)
 
@@ -102,20 +102,21 @@ class TextStream:
         """What is left: a replacement character for each byte of an unfinished character."""
         return self._decoder.decode(b"", True)
 
-    def _unknown(self, token: int) -> bool:
-        return token == getattr(self.tokenizer, "unk", None)
+    def _may_drop(self, token: int) -> bool:
+        """Whether a space in front is that before a text: not that of a byte or unknown token."""
+        assert isinstance(self.tokenizer, ScoreTokenizer)
+        return self.tokenizer.kinds[token] in (NORMAL, USER, UNUSED) and token != self.tokenizer.unk
 
 
 def merge(
     symbols: Sequence[str],
     rank: Callable[[str, str], float | None],
-    frozen: Sequence[bool] | None = None,
     made: dict[str, tuple[str, str]] | None = None,
 ) -> list[str]:
     """``symbols`` after all merges, the lowest ``rank`` first, the leftmost among equals.
 
-    ``rank`` of two neighbours is None where they do not merge; ``frozen`` symbols never do.
-    ``made`` collects the two parts of every symbol made.
+    ``rank`` of two neighbours is None where they do not merge; ``made`` collects the two parts of
+    every symbol made.
     """
     texts: list[str] = list(symbols)
     count = len(texts)
@@ -123,7 +124,7 @@ def merge(
     heap: list[tuple[float, int, int, int]] = []
 
     def offer(left: int, right: int) -> None:
-        if left < 0 or right >= count or (frozen and (frozen[left] or frozen[right])):
+        if left < 0 or right >= count:
             return
         cost = rank(texts[left], texts[right])
         if cost is not None:
@@ -300,35 +301,57 @@ class ScoreTokenizer(_Vocabulary):
         shift = len(whole) - len(text)
         if self.escaped:
             whole = whole.replace(" ", SPACE)
-        symbols, frozen = self._symbols(whole)
-        made: dict[str, tuple[str, str]] | None = {} if UNUSED in self.kinds else None
         at, unknown = -shift, False
-        for symbol in merge(symbols, self._rank, frozen, made):
-            for part in self._used(symbol, made):
-                token = self._ids.get(part)
-                if token is not None:
-                    ids.append(token)
-                elif self._bytes is not None:
-                    ids.extend(self._bytes[value] for value in part.encode("utf-8"))
-                elif self.unk is None:
-                    raise self._missing(text, max(at, 0))
-                elif not unknown:
-                    ids.append(self.unk)
-                unknown = token is None
-                at += len(part)
+        for part in self._parts(whole):
+            token = self._ids.get(part)
+            if token is not None:
+                ids.append(token)
+            elif self._bytes is not None:
+                ids.extend(self._bytes[value] for value in part.encode("utf-8"))
+            elif self.unk is None:
+                raise self._missing(text, max(at, 0))
+            elif not unknown:
+                ids.append(self.unk)
+            unknown = token is None
+            at += len(part)
         return ids
 
-    def _symbols(self, text: str) -> tuple[list[str], list[bool] | None]:
-        if self._users is None:
-            return list(text), None
-        symbols: list[str] = []
-        frozen: list[bool] = []
+    def _parts(self, text: str) -> Iterator[str]:
         at = 0
-        for match in self._users.finditer(text):
-            symbols += [*text[at : match.start()], match.group()]
-            frozen += [False] * (match.start() - at) + [True]
+        for match in self._users.finditer(text) if self._users else ():
+            yield from self._merged(text[at : match.start()])
+            yield match.group()
             at = match.end()
-        return symbols + list(text[at:]), frozen + [False] * (len(text) - at)
+        yield from self._merged(text[at:])
+
+    @cached_property
+    def _inside(self) -> frozenset[str]:
+        """Two neighbouring characters of any piece: between others no merge can ever happen."""
+        return frozenset(text[at : at + 2] for text in self._ids for at in range(len(text) - 1))
+
+    @cached_property
+    def _known(self) -> dict[str, tuple[str, ...]]:
+        return {}
+
+    def _merged(self, text: str) -> Iterator[str]:
+        """Parts of a text without pieces of the user's, run by run of what may merge."""
+        start, inside = 0, self._inside
+        for end in range(1, len(text) + 1):
+            if end < len(text) and text[end - 1 : end + 1] in inside:
+                continue
+            run = text[start:end]
+            start = end
+            if len(run) == 1:
+                yield run
+                continue
+            parts = self._known.get(run)
+            if parts is None:
+                made: dict[str, tuple[str, str]] | None = {} if UNUSED in self.kinds else None
+                symbols = merge(run, self._rank, made)
+                parts = tuple(part for each in symbols for part in self._used(each, made))
+                if len(self._known) < 1 << 16 and len(run) < 64:
+                    self._known[run] = parts
+            yield from parts
 
     def _used(self, symbol: str, made: dict[str, tuple[str, str]] | None) -> Iterable[str]:
         """A symbol, or the parts it was made of where its piece is not to be used."""

@@ -376,7 +376,7 @@ def test_gguf_file_reads_as_the_gguf_package_reads_it(version: int, tmp_path: Pa
     theirs = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     assert set(theirs) == set(found.tensors)
     for name, tensor in found.tensors.items():
-        other = gguf.quants.dequantize(theirs[name].data, theirs[name].tensor_type)
+        other: Any = gguf.quants.dequantize(theirs[name].data, theirs[name].tensor_type)
         if name.endswith(("attn_q.weight", "attn_k.weight")):
             other = halve_pairs(other, LLAMA.head_dim)
         assert isinstance(tensor, np.ndarray)

@@ -7,7 +7,7 @@ may hold is refused by name rather than guessed at.
 
 import math
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,8 +174,21 @@ class _Cursor:
             )
         count = self.count(f"elements of {key}", STRINGS - self.strings, 8)
         self.strings += count
-        what = f"an element of {key}"
-        return [self.string(what) for _ in range(count)]
+        return list(self.elements(count, f"an element of {key}"))
+
+    def elements(self, count: int, what: str) -> Iterator[str]:
+        """:meth:`string` ``count`` times, for vocabularies of hundreds of thousands."""
+        view, size, unpack = self.view, self.source.size, struct.Struct("<Q").unpack_from
+        for _ in range(count):
+            start = self.at + 8
+            end = start + unpack(view, self.at)[0] if start <= size else size + 1
+            if end > size or end - start > LONGEST:
+                self.raw(what, LONGEST)
+            try:
+                yield str(view[start:end], "utf-8")
+            except UnicodeDecodeError:
+                raise self.source.fail(start, f"{what} must be UTF-8") from None
+            self.at = end
 
 
 class _File:
@@ -520,8 +533,8 @@ def vocabulary(file: _File, words: str | None = None) -> tokenizers.Tokenizer | 
             )
         merges = []
         for index, text in enumerate(_strings(file, "tokenizer.ggml.merges")):
-            left, space, right = text.partition(" ")
-            if not (left and space and right) or " " in right:
+            left, _, right = text.partition(" ")
+            if not left or not right or " " in right:
                 raise file.fail(
                     "tokenizer.ggml.merges",
                     f"{index} must be two texts and a space, not {text!r:.60}",

@@ -452,11 +452,10 @@ class RankTokenizer(_Vocabulary):
             )
         ids = self._ids
         for index, (left, right) in enumerate(self.merges):
-            for text in (left, right, left + right):
-                if text not in ids:
-                    raise TokenizerError(
-                        f"merge {index} of {left!r} and {right!r}: {text!r} is no piece"
-                    )
+            if left + right in ids and left in ids and right in ids:
+                continue
+            text = next(text for text in (left, right, left + right) if text not in ids)
+            raise TokenizerError(f"merge {index} of {left!r} and {right!r}: {text!r} is no piece")
 
     @cached_property
     def _ranks(self) -> dict[tuple[str, str], int]:

@@ -20,8 +20,8 @@ class Family:
     ``carry`` says whether carry cells are used unless asked otherwise, ``no_carry`` are the
     options that avoid them.  ``pads`` puts pads on a module's ports where nextpnr does not.
     ``place_files`` and ``pack_files`` name the files of place and route and of the packer.
-    ``models`` are simulation models of the cells, under the data folder of yosys; ``unmodelled``
-    resources have none.  ``costs`` gives for each resource the cells that take it (patterns), and
+    ``models`` are simulation models of the cells, under the data folder of yosys, ``own_models``
+    those of this folder; ``unmodelled`` resources have none.  ``costs`` gives for each resource the cells that take it (patterns), and
     how much of it.
     """
 
@@ -37,6 +37,7 @@ class Family:
     pack_files: tuple[str, ...]
     suffix: str
     models: tuple[str, ...]
+    own_models: tuple[str, ...] = ()
     unmodelled: tuple[str, ...]
     costs: Mapping[str, Mapping[str, int]]
 
@@ -110,7 +111,8 @@ FAMILIES = {
         pack_files=("{routed}", "{bitstream}"),
         suffix=".bit",
         models=("ecp5/common_sim.vh", "ecp5/ccu2c_sim.vh"),
-        unmodelled=("ram", "dsp"),
+        own_models=("ecp5_cells.v",),
+        unmodelled=(),
         costs={
             "lut": {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6},
             "ff": {"TRELLIS_FF": 1},

@@ -56,7 +56,7 @@ def build(
     used = [tool for tool in (yosys, place, pack) if tool]
     synth = [*board.synth, *(() if carry else parts.no_carry)]
     top = design.top if out_of_context else shell.TOP
-    text = design.text if out_of_context else design.text + shell.verilog(design)
+    text = design.text if out_of_context else design.text + shell.verilog(design, board, target)
     names = [f"{tool.name} {tool.version} {tool.origin}" for tool in used]
     options = [design.block, json.dumps(design.config), repr(board), f"{target}", f"{seed}"]
     key = [*names, *options, *synth, top, text, _source()]
@@ -167,8 +167,8 @@ def netlist(design: Design, family_name: str, out: Path) -> Path:
     """The block alone as a Verilog netlist of the family's cells, in the folder ``out``.
 
     The module has the name and the ports of the design; simulate it with :func:`cell_models`.
-    yosys has no models of the block RAM and the multipliers of ECP5 and Gowin: blocks that use
-    them are refused.
+    There are no models of the block RAM and the multipliers of Gowin: blocks that use them are
+    refused.
     """
     parts = family(family_name)
     synth = [] if parts.carry else [*parts.no_carry]
@@ -188,7 +188,9 @@ def netlist(design: Design, family_name: str, out: Path) -> Path:
 
 def cell_models(family_name: str) -> list[Path]:
     """Verilog simulation models of the family's cells: one file that includes no other."""
-    texts = [(_share() / model).read_text() for model in family(family_name).models]
+    parts, here = family(family_name), Path(__file__).parent
+    texts = [(_share() / model).read_text() for model in parts.models]
+    texts += [(here / model).read_text() for model in parts.own_models]
 
     def fill(work: Path) -> None:
         text = "`define NO_INCLUDES\n" + "\n".join(texts)

@@ -105,7 +105,7 @@ def test_boards_have_three_pins_and_a_clock(each):
 
 
 def test_shell_has_one_register_per_input_bit():
-    text = shell.verilog(dot(lanes=4, stage=0))
+    text = shell.verilog(dot(lanes=4, stage=0), board("ulx3s"), 25.0)
     assert "reg [31:0] i_payload_acts;" in text
     assert "i_payload_weights, o_ready} <= {" in text
     assert text.count("reg [") == 5 + 3 + 1, "five inputs, three outputs, and their fold"
@@ -113,7 +113,9 @@ def test_shell_has_one_register_per_input_bit():
 
 def test_wide_shell_is_no_long_chain_of_bare_registers():
     ports = (Port("clk", 1, "input"), Port("i", 3000, "input"), Port("o", 1, "output"))
-    text = shell.verilog(Design("wide", "atriplex.rtl.wide", {}, "wide", "", ports))
+    text = shell.verilog(
+        Design("wide", "atriplex.rtl.wide", {}, "wide", "", ports), board("ulx3s"), 25.0
+    )
     breaks = int(text.partition("3000'h")[2].partition(")")[0], 16)
     assert [at for at in range(3000) if breaks >> at & 1] == [512, 1024, 1536, 2048, 2560]
 

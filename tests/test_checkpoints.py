@@ -981,7 +981,7 @@ def test_safetensors_headers_that_do_not_add_up_are_refused(tmp_path: Path) -> N
 
     (tmp_path / "config.json").write_text(json.dumps(hf_config(SMALL)))
     for header, data, length, part in (
-        (b"{}", b"", HUGE, "offset 0: the header may have at most 16777216 bytes"),
+        (b"{}", b"", HUGE, "offset 0: the header may have at most 2097152 bytes"),
         (b"{}", b"", 1 << 20, "offset 8: expected 1048576 bytes of the header"),
         (b'{"a": ', b"", None, "offset 8: the header must be JSON"),
         (b'{"a":' + b"[" * 100000, b"", None, "offset 8: the header must be JSON"),
@@ -1000,7 +1000,7 @@ def test_safetensors_headers_that_do_not_add_up_are_refused(tmp_path: Path) -> N
         (entry(), bytes(16), None, "tensor token_embd.weight: offset 8"),
     ):
         raw_safetensors(path, header, data, length)
-        with refused(str(path), part, "offset", bytes=40 << 20):
+        with refused(str(path), part, "offset"):
             checkpoints.load(path)
     (tmp_path / "config.json").unlink()
     raw_safetensors(path, entry(), bytes(16))

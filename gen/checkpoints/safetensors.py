@@ -30,7 +30,7 @@ from .checkpoint import (
 )
 from .tokenizers import Tokenizer
 
-HEADER = 16 << 20
+HEADER = 2 << 20
 """Bytes of the longest header."""
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1}
 SCALES = ("multiply", "divide")

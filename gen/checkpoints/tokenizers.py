@@ -32,7 +32,7 @@ NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)
 """Kinds of pieces, numbered as in GGUF."""
 SPACE = "\u2581"
 UNKNOWN_TEXT = " \u2047 "
-PIECES = 1 << 20
+PIECES = 1 << 19
 """More pieces than any vocabulary may have."""
 LONGEST = 1 << 16
 """Bytes of the longest piece."""

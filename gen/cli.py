@@ -387,8 +387,6 @@ def run(
         if story.note:
             note(story.note)
         return None
-    if temperature or top_k:
-        raise AtriplexError("the engine takes the likeliest token; add --model-only to draw")
     from .configs import settings_of
     from .engine import report
     from .engine.story import Story as Told
@@ -402,6 +400,8 @@ def run(
             check_activations=check_activations,
             stalls=stalls,
             overlap=not no_overlap,
+            temperature=temperature,
+            top_k=top_k,
             seed=seed,
             progress=stage,
         )

@@ -13,9 +13,10 @@ import numpy as np
 from ...rtl.engine._program import Kind, Target
 from ...rtl.engine.engine import EngineConfig
 from ...sim.engine.image import Image, compile_image
-from ...sim.engine.integer import IntegerModel, Trace
+from ...sim.engine.integer import IntegerLogits, IntegerModel, Trace
 from ...sim.engine.model import ModelConfig, ModelError
 from ...sim.engine.taps import differences, expected
+from ...sim.vector.sampler import Sampler
 from .. import blocks
 from ..model import packed
 from ..model.generate import shipped
@@ -85,10 +86,18 @@ class Teller:
         library = machines.build(design, config, progress=progress)
         self.machine = machines.Machine(library, config, self.image)
         self._names = list(_waits(self.image))
+        self._sampler: Sampler | None = None
+        self._keep = 0
 
     def close(self) -> None:
         """Free the simulation."""
         self.machine.close()
+
+    def draw(self, keep: int, seed: int) -> None:
+        """Draw tokens from the ``keep`` likeliest; the model must be compiled for it."""
+        self.machine.sampling(keep, seed)
+        self._keep, self._sampler = keep, Sampler()
+        self._sampler.seed(seed)
 
     def tell(
         self,
@@ -115,13 +124,13 @@ class Teller:
             seconds = time.perf_counter() - start
             trace: Trace | None = {} if check_activations else None
             logits = self.model.forward(np.array([token]), state, trace)
-            wanted = int(logits.greedy()[0])
+            wanted = self._choice(logits) if sample else None
             if trace is not None:
                 found = differences(
                     self.machine.taps().values, expected(self.model, self.config, trace, sample)
                 )
                 tally.wrong += [f"token {position}: {one}" for one in found]
-            if answer is not None and answer != wanted:
+            if answer != wanted:
                 tally.wrong.append(f"token {position}: expected {wanted}, got {answer}")
             self._count(tally, before, seconds, sample)
             if answer is not None:
@@ -129,6 +138,12 @@ class Teller:
                 yield answer
             if tally.wrong:
                 return
+
+    def _choice(self, logits: IntegerLogits) -> int:
+        """The token that the golden model chooses."""
+        if self._sampler is None:
+            return int(logits.greedy()[0])
+        return self._sampler.draw(logits.fixed[0], self._keep)
 
     def _count(self, tally: Tally, before: dict[str, int], seconds: float, sample: bool) -> None:
         after = self.machine.counts()
@@ -180,6 +195,8 @@ class Story:
         check_activations: bool = False,
         stalls: float = 0.0,
         overlap: bool = True,
+        temperature: float = 0.0,
+        top_k: int = 0,
         seed: int = 0,
         progress: Progress = lambda stage: None,
     ):
@@ -189,10 +206,17 @@ class Story:
         self.tally, self.note = Tally(), None
         self.tokens, self.check = tokens, check_activations
         model = IntegerModel.compile(file.model)
+        if temperature:
+            model = model.at_temperature(temperature)
         self.config = config_for(model.config, **(settings or {}))
         check_prompt(model.config, self.ids)
         self.teller = Teller(model, self.config, overlap=overlap, progress=progress)
         self.teller.machine.stall(stalls, seed + 1)
+        if temperature:
+            most = self.config.sampler.top_k
+            if top_k > most:
+                raise ModelError(f"the engine draws from at most {most} tokens, not {top_k}")
+            self.teller.draw(top_k or most, seed)
 
     def __iter__(self) -> Iterator[str]:
         came = 0

@@ -96,18 +96,16 @@ def random_model(sizes: ModelConfig, rng: np.random.Generator) -> Model:
         return rng.uniform(0.3, 1.5, width).astype(np.float32)
 
     norms, matrices = sizes.norms(), sizes.projections()
-    layers = tuple(
-        Layer(
-            **{name: gain(width) for name, width in norms.items()},
-            **{name: ternary(*shape) for name, shape in matrices.items()},
-        )  # pyright: ignore[reportArgumentType]
-        for _ in range(sizes.layers)
-    )
+    def layer() -> Layer:
+        parts: dict[str, Any] = {name: gain(width) for name, width in norms.items()}
+        parts |= {name: ternary(*shape) for name, shape in matrices.items()}
+        return Layer(**parts)
+
     codes = rng.integers(-127, 128, (sizes.vocab, sizes.dim)).astype(np.int8)
     return Model(
         config=sizes,
         token_embd=Embedding(codes, 0.02),
-        layers=layers,
+        layers=tuple(layer() for _ in range(sizes.layers)),
         output_norm=gain(sizes.dim),
         output=ternary(sizes.vocab, sizes.dim),
     )

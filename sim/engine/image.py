@@ -142,9 +142,9 @@ class _Compiler:
         if self.overlap:
             yield old
         keys = self._pairs(c.kv_heads)
-        same = {"fresh": 0, "slot": attend["slot"]}
-        yield self._linear(weights["attn_k"], Target.KEY, keys, flag=0, **same)
-        yield self._linear(weights["attn_v"], Target.VALUE, **same)
+        slot = attend["slot"]
+        yield self._linear(weights["attn_k"], Target.KEY, keys, flag=0, fresh=0, slot=slot)
+        yield self._linear(weights["attn_v"], Target.VALUE, fresh=0, slot=slot)
         if not self.overlap:
             yield old | {"waits": int(Wait.LINEAR)}
         yield _op(Kind.ATTEND, unit=1, **attend)

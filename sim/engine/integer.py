@@ -18,6 +18,7 @@ Every operation works on rows of tokens and no row depends on how many there are
 one call and token by token give the same bits.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,10 +38,12 @@ from .._fixed import (
     scale_of,
 )
 from ..vector.rescale import rescale
+from ..vector.residual import added
 from ..vector.rms_norm import norm_quantise
-from ..vector.softmax import CHANCE_BITS, Softmax, log2
+from ..vector.softmax import Softmax, log2
 from .model import Embedding, Model, ModelConfig, ModelError
 from .reference import check_tokens
+from .scales import mix_scale, score_scale
 
 Scale = tuple[int, int]
 Trace = dict[str, NDArray[np.int64]]
@@ -224,7 +227,6 @@ class IntegerModel:
             for f in (np.cos, np.sin)
         )
         top = _top(p.kv_bits)
-        score = math.log2(math.e) * 2.0 ** (p.score_fraction - 2 * p.activation_fraction)
         return cls(
             config=c,
             precision=p,
@@ -235,8 +237,19 @@ class IntegerModel:
             output=output,
             rope=(cos, sin),
             softmax=Softmax.of(p.score_fraction, p.weight_bits),
-            score_scale=scale_of(score / (top**2 * math.sqrt(c.head_dim))),
-            mix_scale=scale_of(2.0 ** (CHANCE_BITS - p.weight_bits) / top),
+            score_scale=score_scale(c.head_dim, top, p.score_fraction, p.activation_fraction),
+            mix_scale=mix_scale(top, p.weight_bits),
+        )
+
+    def at_temperature(self, temperature: float) -> "IntegerModel":
+        """The same with logits for drawing: base 2, over the temperature, 8 bits of fraction."""
+        mantissa, shift = self.output.scale
+        unit = 2.0 ** (self.precision.score_fraction - self.precision.logit_fraction)
+        scale = mantissa * 2.0**-shift * math.log2(math.e) / temperature * unit
+        if not scale < 1 << 14:
+            raise ModelError(f"a temperature of {temperature} is too low for the logits' range")
+        return dataclasses.replace(
+            self, output=dataclasses.replace(self.output, scale=scale_of(scale))
         )
 
     def start(self) -> IntegerState:
@@ -317,7 +330,7 @@ class IntegerModel:
     ) -> Ints:
         """The residual stream ``x`` with a projection's result added."""
         bits = self.precision.residual_bits
-        return saturate(x + project(codes, scale, weight, bits, name, note), bits)
+        return added(x, project(codes, scale, weight, bits, name, note), bits)
 
     def _attend(
         self, q: Ints, k: Ints, v: Ints, state: IntegerState, index: int, span: slice, note: Trace

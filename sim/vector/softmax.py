@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,7 +138,7 @@ def totals(steps: Steps) -> Ints:
 class Runs:
     """Tokens of contexts as rows of a table: a row begins where a context begins anew."""
 
-    def __init__(self, context: Ints, first: Ints):
+    def __init__(self, context: Ints, first: NDArray[Any]):
         order = np.argsort(context, kind="stable")
         sorted_context, begins = context[order], np.asarray(first, bool)[order]
         begins[np.flatnonzero(np.diff(sorted_context, prepend=-1))] = True
@@ -149,7 +149,7 @@ class Runs:
         self.column[order] = np.arange(len(order)) - np.repeat(starts, lengths)
         self.shape = len(starts), int(lengths.max(initial=0))
 
-    def table(self, values: NDArray[np.integer]) -> Ints:
+    def table(self, values: NDArray[Any]) -> Ints:
         """One value a token, by row and column; zeros elsewhere."""
         full = np.zeros((*self.shape, *values.shape[1:]), np.int64)
         full[self.row, self.column] = values

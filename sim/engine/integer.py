@@ -37,6 +37,7 @@ from .._fixed import (
     saturate,
     scale_of,
 )
+from ..vector.gate import gated
 from ..vector.rescale import rescale
 from ..vector.residual import added
 from ..vector.rms_norm import norm_quantise
@@ -390,12 +391,6 @@ def project(
     out = rescale(sums, scale, weight.scale, bits)
     note[f"{name}.sums"], note[f"{name}.out"] = sums, out
     return out
-
-
-def gated(gate: Ints, up: Ints, shift: int, bits: int) -> Ints:
-    """``relu(gate)**2 * up * 2**-shift`` to nearest, ties upwards, saturated to ``bits``."""
-    positive = np.maximum(gate, 0)
-    return saturate(round_shift(positive * positive * up, shift), bits)
 
 
 def _top(bits: int) -> int:

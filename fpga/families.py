@@ -21,8 +21,8 @@ class Family:
     options that avoid them.  ``pads`` puts pads on a module's ports where nextpnr does not.
     ``place_files`` and ``pack_files`` name the files of place and route and of the packer.
     ``models`` are simulation models of the cells, under the data folder of yosys, ``own_models``
-    those of this folder; ``unmodelled`` resources have none.  ``costs`` gives for each resource the cells that take it (patterns), and
-    how much of it.
+    those of this folder; ``unmodelled`` resources have none.  ``costs`` gives for each resource the
+    cells that take it (patterns), and how much of it.
     """
 
     name: str

@@ -22,6 +22,7 @@ import numpy as np
 
 from ..rtl.errors import AtriplexError
 from . import blocks, cache
+from .arrays import sharing
 from .describe import markdown
 from .verilog import emit
 
@@ -316,7 +317,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
     section.__name__: section
-    for section in (correctness, utilisation, fpga, asic, speed, growth, models, memory)
+    for section in (correctness, utilisation, fpga, asic, sharing, speed, growth, models, memory)
 }
 
 if __name__ == "__main__":

@@ -79,11 +79,11 @@ def build(
         log = cache.log("engine", key, "build")
         _run(command, work, log)
         root = Path(os.environ.get("VERILATOR_ROOT", "/usr/share/verilator"))
-        objects = [str(path.relative_to(work)) for path in sorted((work / "made").glob("*.a"))]
+        objects = [str(path.relative_to(work)) for path in sorted((work / "made").glob("*.o"))]
         compile_ = [
             *("g++", "-shared", "-fPIC", *flags, "-std=c++17", "-Imade", "-I."),
             *(f"-I{root / 'include'}", f"-I{root / 'include' / 'vltstd'}"),
-            *(str(HARNESS), "-Wl,--whole-archive", *objects, "-Wl,--no-whole-archive"),
+            *(str(HARNESS), *objects),
             *("-pthread", "-o", "engine.so"),
         ]
         _run(compile_, work, log)

@@ -157,15 +157,18 @@ class Heads(wiring.Component):
         m.submodules.key_at = key_at = Queue(layout, 4)
         wiring.connect(m, value_at.o, wiring.flipped(self.value_at_o))
         wiring.connect(m, key_at.o, wiring.flipped(self.key_at_o))
+        key_layout = data.StructLayout({"scale": unsigned(self.quantiser.x_width - 1)})
+        m.submodules.key_scale = key_scale = Queue(key_layout, 4)
+        wiring.connect(m, key_scale.o, wiring.flipped(self.key_scale_o))
         target = queue.o.p.target
         ready = {
             Target.QUERY: self.query_scale_o.ready,
-            Target.KEY: self.key_scale_o.ready & key_at.i.ready,
+            Target.KEY: key_scale.i.ready & key_at.i.ready,
             Target.VALUE: log.i.ready & value_at.i.ready,
         }
         valid = {
             Target.QUERY: [self.query_scale_o.valid],
-            Target.KEY: [self.key_scale_o.valid, key_at.i.valid],
+            Target.KEY: [key_scale.i.valid, key_at.i.valid],
             Target.VALUE: [log.i.valid, value_at.i.valid],
         }
         offered = peak.valid & queue.o.valid
@@ -179,7 +182,7 @@ class Heads(wiring.Component):
                 ]
         m.d.comb += [
             self.query_scale_o.p.peak.eq(peak.p.amax),
-            self.key_scale_o.p.scale.eq(peak.p.amax),
+            key_scale.i.p.scale.eq(peak.p.amax),
             key_at.i.p.address.eq(queue.o.p.address),
             value_at.i.p.address.eq(queue.o.p.address),
             log.i.p.value.eq(peak.p.amax),

@@ -9,7 +9,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .._streams import Widen, bits_for, fork
+from .._streams import Queue, Widen, bits_for, fork
 from ..config import Config, param
 from ..kv.kv_store import KvStore, KvStoreConfig
 from ..mac.ternary_gemv import TernaryGemvConfig
@@ -318,7 +318,10 @@ class Engine(wiring.Component):
 
     def _embed(self, m: Module, sequencer: Any, residual: Any) -> None:
         """Rows of an embedding replace what the residual stream holds; others are added."""
-        op, row = sequencer.embed_o, Signal(20)
+        # Queued: the operations behind it must go out for its rows to find their way.
+        m.submodules.embeds = embeds = Queue(embed_layout(self.config.sequencer), 2)
+        wiring.connect(m, sequencer.embed_o, embeds.i)
+        op, row = embeds.o, Signal(20)
         asked, final = Signal(), Signal()
         m.submodules.add_rows = self.add_rows = Widen(signed(WIDTH), 1, self.config.norm_lanes)
         add = self.add_rows.o

@@ -23,6 +23,9 @@ class KvStoreConfig(Config):
     code_width: int = param(8, "bits of a signed code", ge=1, le=16)
     scale_width: int = param(17, "bits of a vector's unsigned scale", ge=1, le=32)
     order_width: int = param(12, "bits of the count of written vectors", ge=2, le=32)
+    block_bits: int = param(
+        18432, "bits of a block RAM; words are cut to its width at full depth; 0: not cut", ge=0
+    )
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
@@ -57,6 +60,12 @@ class KvStoreConfig(Config):
     def word_width(self) -> int:
         """Bits of a vector and its scale."""
         return self.head_dim * self.code_width + self.scale_width
+
+    @property
+    def memory_width(self) -> int:
+        """Bits of one memory: what a block RAM has where it is as deep as all vectors."""
+        depth = 1 << (self.vectors - 1).bit_length()
+        return max(self.block_bits // depth, 1) if self.block_bits else self.word_width
 
 
 def vector_layout(config: KvStoreConfig) -> data.StructLayout:
@@ -137,15 +146,18 @@ class KvStore(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        m.submodules.memory = memory = Memory(
-            shape=unsigned(config.word_width), depth=config.vectors, init=[]
-        )
+        memories = []
+        for at in range(0, config.word_width, config.memory_width):
+            width = min(config.memory_width, config.word_width - at)
+            memory = Memory(shape=unsigned(width), depth=config.vectors, init=[])
+            m.submodules[f"memory_{at}"] = memory
+            memories.append(memory)
         written = Signal(config.order_width)
-        self._write(m, memory.write_port(), written)
-        self._read(m, memory.read_port(), written)
+        self._write(m, [memory.write_port() for memory in memories], written)
+        self._read(m, [memory.read_port() for memory in memories], written)
         return m
 
-    def _write(self, m, port, written):
+    def _write(self, m, ports, written):
         """Rows move through a register from its top; a full one is written in one go."""
         config = self.config
         vector = Signal(config.head_dim * config.code_width, reset_less=True)
@@ -160,10 +172,10 @@ class KvStore(wiring.Component):
             ),
             self.scale_i.ready.eq(commit),
             self.at_i.ready.eq(commit),
-            port.en.eq(commit),
-            port.addr.eq(self.at_i.p.address),
-            port.data.eq(Cat(vector, self.scale_i.p.scale)),
+            Cat(port.data for port in ports).eq(Cat(vector, self.scale_i.p.scale)),
         ]
+        for port in ports:
+            m.d.comb += [port.en.eq(commit), port.addr.eq(self.at_i.p.address)]
         with m.If(self.written_o.ready):
             m.d.sync += self.written_o.valid.eq(0)
         with m.If(commit):
@@ -179,7 +191,7 @@ class KvStore(wiring.Component):
             with m.If(row == config.rows - 1):
                 m.d.sync += [row.eq(0), full.eq(1)]
 
-    def _read(self, m, port, written):
+    def _read(self, m, ports, written):
         """A read a cycle, unless it must wait for what it wants or for its taker."""
         m.submodules.pipeline = pipeline = Pipeline(2)
         behind, due = Signal(self.config.order_width), Signal()
@@ -188,12 +200,12 @@ class KvStore(wiring.Component):
             due.eq(~behind[-1]),
             pipeline.i_valid.eq(self.read_i.valid & due),
             self.read_i.ready.eq(pipeline.i_ready & due),
-            port.en.eq(pipeline.enable),
-            port.addr.eq(self.read_i.p.address),
             self.o.valid.eq(pipeline.o_valid),
             pipeline.o_ready.eq(self.o.ready),
         ]
-        vector = Signal.like(port.data, name="x_vector", reset_less=True)
+        for port in ports:
+            m.d.comb += [port.en.eq(pipeline.enable), port.addr.eq(self.read_i.p.address)]
+        vector = Signal(self.config.word_width, reset_less=True)
         with m.If(pipeline.enable):
-            m.d.sync += vector.eq(port.data)
+            m.d.sync += vector.eq(Cat(port.data for port in ports))
         m.d.comb += self.o.payload.as_value().eq(vector)

@@ -43,6 +43,20 @@ class QuantiserConfig(Config):
         return 2 + self.divider.latency
 
     @property
+    def commit(self) -> int:
+        """Edges from a vector's last admission until its peak is known."""
+        return self.front + self.levels
+
+    @property
+    def early(self) -> int:
+        """Edges from a vector's last admission until the second pass may turn to it.
+
+        Its first row is read two edges later and meets the peak one further on, which must be known
+        by then; the row itself must have been written, ``front`` edges after it was admitted.
+        """
+        return self.commit - (2 if self.levels else 1)
+
+    @property
     def divider(self) -> DividerConfig:
         """The unit that makes one lane's codes."""
         return DividerConfig(width=self.width, code_width=self.code_width)
@@ -55,7 +69,8 @@ class Quantiser(wiring.Component):
     has codes 0 and peak 0.  Exact: a non-restoring division, one quotient bit per stage.
 
     Rows are admitted by a handshake; their magnitudes follow ``front`` cycles later, without one.
-    The buffer is a ring of rows: a vector leaves while the next ones come in behind it.
+    The buffer is a ring of rows: a vector leaves while the next ones come in behind it.  The second
+    pass reads a vector's first row while the peak is still being found.
 
     Members
     -------
@@ -111,23 +126,25 @@ class Quantiser(wiring.Component):
         address = config.address_width
 
         # Two vectors may wait between the passes; a slot each.  ``closing``: the peak is not known
-        # yet; ``to_read`` and ``to_send``: not taken by the second pass, by the peak's stream.
-        closing, to_read, to_send = Signal(2), Signal(2), Signal(2)
+        # yet; ``to_read``: the second pass may turn to it; ``to_divide`` and ``to_send``: the peak
+        # was not taken by the second pass, by the peak's stream.
+        closing, to_read, to_divide, to_send = (Signal(2) for _ in range(4))
         slot_length = Array(
             Signal(range(config.rows), name=f"length_{slot}", reset_less=True) for slot in range(2)
         )
         slot_peak = Array(
             Signal(config.width, name=f"peak_{slot}", reset_less=True) for slot in range(2)
         )
-        close_slot, commit_slot, read_slot, send_slot = (
-            Signal(name=f"{name}_slot") for name in ("close", "commit", "read", "send")
+        close_slot, early_slot, commit_slot, read_slot, divide_slot, send_slot = (
+            Signal(name=f"{name}_slot")
+            for name in ("close", "early", "commit", "read", "divide", "send")
         )
 
         # Admission.  Pointers have a bit more than an address, so that full and empty differ.
         start, head = Signal(address + 1), Signal(address + 1)
         at, end, ahead = Signal(range(config.rows)), Signal(), Signal(address + 1)
         row_at = Signal(address)
-        busy = closing | to_read | to_send
+        busy = closing | to_divide | to_send
         m.d.comb += [
             self.row.eq(Mux(self.first, 0, at)),
             self.opens.eq(self.row == 0),
@@ -162,9 +179,9 @@ class Quantiser(wiring.Component):
         largest = registered_tree(
             m, larger, [self.magnitudes[lane] for lane in range(config.lanes)], "largest"
         )
-        done = delayed(
-            m, Cat(self.take, self.opens, self.take & end), config.front + config.levels, "done"
-        )
+        done = delayed(m, Cat(self.take, self.opens, self.take & end), config.commit, "done")
+        with m.If(delayed(m, self.take & end, config.early, "early")):
+            m.d.sync += [to_read.bit_select(early_slot, 1).eq(1), early_slot.eq(~early_slot)]
         peak, so_far = Signal(config.width, reset_less=True), Signal(config.width)
         m.d.comb += so_far.eq(larger(largest, Mux(done[1], 0, peak)))
         with m.If(done[0]):
@@ -173,7 +190,7 @@ class Quantiser(wiring.Component):
             m.d.sync += [
                 slot_peak[commit_slot].eq(so_far),
                 closing.bit_select(commit_slot, 1).eq(0),
-                to_read.bit_select(commit_slot, 1).eq(1),
+                to_divide.bit_select(commit_slot, 1).eq(1),
                 to_send.bit_select(commit_slot, 1).eq(1),
                 commit_slot.eq(~commit_slot),
             ]
@@ -192,11 +209,11 @@ class Quantiser(wiring.Component):
         with m.If(self.peak_o.valid & self.peak_o.ready):
             m.d.sync += [to_send.bit_select(send_slot, 1).eq(0), send_slot.eq(~send_slot)]
 
-        # Second pass: a row a cycle.
+        # Second pass: a row a cycle.  The divisor changes when a vector's first row has been read.
         m.submodules.pipeline = pipeline = Pipeline(config.code_latency)
         reading, count, length = Signal(), Signal(range(config.rows)), Signal(range(config.rows))
         divisor = Signal(config.width, reset_less=True)
-        issue, final, load = Signal(), Signal(), Signal()
+        issue, final, load, starts = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             pipeline.i_valid.eq(reading),
             issue.eq(reading & pipeline.i_ready),
@@ -214,7 +231,6 @@ class Quantiser(wiring.Component):
                 reading.eq(1),
                 count.eq(0),
                 length.eq(slot_length[read_slot]),
-                divisor.eq(Mux(slot_peak[read_slot] == 0, 1, slot_peak[read_slot])),
                 to_read.bit_select(read_slot, 1).eq(0),
                 read_slot.eq(~read_slot),
             ]
@@ -228,19 +244,26 @@ class Quantiser(wiring.Component):
             self.o.p.last.eq(marks[1]),
         ]
         row = Signal(len(rows_out.data), reset_less=True)  # block RAM is slow to answer
+        peak_now = slot_peak[divide_slot]
         with m.If(pipeline.enable):
-            m.d.sync += row.eq(rows_out.data)
+            m.d.sync += [row.eq(rows_out.data), starts.eq(reading & (count == 0))]
+            with m.If(starts):
+                m.d.sync += [
+                    divisor.eq(Cat(peak_now[0] | (peak_now == 0), peak_now[1:])),
+                    to_divide.bit_select(divide_slot, 1).eq(0),
+                    divide_slot.eq(~divide_slot),
+                ]
         self._divide(m, platform, pipeline.enable, row, divisor)
         return m
 
     def _divide(self, m, platform, enable, row, divisor):
-        """Codes of ``row``, which is two cycles behind ``divisor``."""
+        """Codes of ``row``, which is beside its ``divisor``."""
         config = self.config
-        divisors = []
-        for stage in range(1 + config.divider.divisors):
+        divisors = [divisor]
+        for stage in range(1, config.divider.divisors):
             later = Signal(config.width, name=f"divisor_{stage}", reset_less=True)
             with m.If(enable):
-                m.d.sync += later.eq(divisors[-1] if divisors else divisor)
+                m.d.sync += later.eq(divisors[-1])
             divisors.append(later)
         for lane in range(config.lanes):
             divider = place(
@@ -251,7 +274,7 @@ class Quantiser(wiring.Component):
                 enable=enable,
                 magnitude=row[lane * config.width : (lane + 1) * config.width],
                 sign=row[lane - config.lanes],
-                divisors=Cat(divisors[1:]),
+                divisors=Cat(divisors),
             )
             m.d.comb += self.o.p.codes[lane].eq(divider.code)
 

@@ -37,6 +37,7 @@ from .._fixed import (
     saturate,
     scale_of,
 )
+from ..kv import lop_select
 from ..vector.gate import gated
 from ..vector.rescale import rescale
 from ..vector.residual import added
@@ -66,7 +67,8 @@ class Precision:
     """Widths of the integer engine; fractions are counted in bits.
 
     Other values than the defaults serve to measure what a unit costs; int64 holds all intermediate
-    values for the ranges that ``__post_init__`` allows.
+    values for the ranges that ``__post_init__`` allows. With ``select_k`` each head attends only to
+    as many tokens, the ``select_recent`` newest among them, chosen as by :mod:`..kv.lop_select`.
     """
 
     residual_bits: int = 18
@@ -83,6 +85,8 @@ class Precision:
     hidden_fraction: int = 4
     product_bits: int = 18
     logit_fraction: int = 10
+    select_k: int = 0
+    select_recent: int = 1
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -100,6 +104,8 @@ class Precision:
             ("hidden_fraction", 0, 20),
             ("product_bits", 8, 40),
             ("logit_fraction", 0, 16),
+            ("select_k", 0, 1 << 16),
+            ("select_recent", 1, 1024),
         ):
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
@@ -359,7 +365,18 @@ class IntegerModel:
         key_peaks = state.key_peaks[index, :, None, None, : span.stop]
         scores = requantise(sums * key_peaks, *product(normalise(peak), self.score_scale))
         scores = saturate(scores, p.score_bits)
-        seen = np.arange(span.stop) <= np.arange(span.start, span.stop)[:, None]
+        newest = np.arange(span.start, span.stop)
+        seen = np.arange(span.stop) <= newest[:, None]
+        if p.select_k:
+            key_codes = keys[:, None].astype(np.int64)
+            seen = lop_select.select(
+                queries.astype(np.int64),
+                key_codes,
+                p.select_k,
+                p.select_recent,
+                newest,
+                code_width=p.kv_bits,
+            )
         logs = state.value_logs[index, :, None, None, : span.stop]
         mixed = self.softmax.mix(scores, scores + logs, values.astype(np.int64), seen)
         scale = quotient(self.mix_scale, normalise(mixed.total))

@@ -57,14 +57,15 @@ def cycles(
     *,
     buffer: int,
     commit: int,
+    early: int,
     codes: int,
     gate: Sequence[int] | None = None,
     scale: tuple[int, int] = (0, 0),
 ) -> int:
     """Cycles until the last code and the last scale have left, nobody stalling.
 
-    ``buffer`` rows; ``commit`` edges from a vector's last transfer until its peak is known;
-    ``codes`` edges from a row's read to its codes' transfer; ``gate`` edges that each transfer
+    ``buffer`` rows; ``commit`` edges from a vector's last transfer until its peak is known,
+    ``early`` until the second pass may turn to it; ``codes`` edges from a row's read to its codes' transfer; ``gate`` edges that each transfer
     waits for something else first; ``scale`` edges from handing over a peak to the scale's transfer
     and to the next peak's hand-over.  Edges are counted from 1.
     """
@@ -83,12 +84,11 @@ def cycles(
         if not end:
             continue
         at = max(at, free[slot] + 1)
-        known = at + commit + 1
-        loaded = max(known, read[-1] if read else 0)
-        sent = max(known, sent + scale[1])
+        loaded = max(at + early + 1, read[-1] if read else 0)
+        sent = max(at + commit + 1, sent + scale[1])
         out = sent + scale[0]
         read += range(loaded + 1, loaded + 2 + row)
-        free[slot], slot = max(loaded, sent), 1 - slot
+        free[slot], slot = max(loaded + 2, sent), 1 - slot
     return max(read[-1] + codes, out)
 
 

@@ -63,6 +63,7 @@ def cycles(config: AbsmaxQuantiseConfig, inputs: Streams) -> int:
     return _runs.cycles(
         _runs.Runs.of(inputs["i"], core.rows),
         buffer=1 << core.address_width,
-        commit=core.front + core.levels,
+        commit=core.commit,
+        early=core.early,
         codes=core.code_latency,
     )

@@ -66,6 +66,7 @@ def stimulus(config: RmsNormConfig, rng: np.random.Generator, transfers: int) ->
     gains = np.where(
         rng.random((len(set_first), 1)) < 0.1, rng.choice([low, high, 0], shape), gains
     )
+    plain = rng.random(count) < 0.2
     eps_bits = rng.integers(0, config.eps_width + 1, count)
     return {
         "i": {
@@ -74,6 +75,7 @@ def stimulus(config: RmsNormConfig, rng: np.random.Generator, transfers: int) ->
             "first": first,
             "last": last,
             "load": load | (noise & ~opens),
+            "plain": plain,
         },
         "gain_i": {"gains": gains, "first": set_first, "last": set_last},
     }
@@ -90,15 +92,16 @@ def golden(config: RmsNormConfig, inputs: Streams) -> Streams:
     row = np.arange(len(runs.kept)) - runs.per_row(runs.starts)
 
     x = given["x"][runs.kept].astype(np.int64)
-    weighted = x * table[runs.per_row(number), row]
+    weighted = round_shift(x * table[runs.per_row(number), row], config.drop)
     peak = np.maximum.reduceat(np.abs(weighted).max(axis=1), runs.starts)
     top = (1 << config.code_width - 1) - 1
     codes = round_half_even_div(top * weighted, runs.per_row(np.maximum(peak, 1))[:, None])
     squares = np.add.reduceat((x * x).sum(axis=1), runs.starts)
+    squares[given["plain"][begin].astype(bool)] = 0
     mantissa, shift = scale_of(peak, squares + given["eps"][begin])
     return {
         "o": {"codes": codes, **runs.marks()},
-        "scale_o": {"mantissa": mantissa, "shift": shift},
+        "scale_o": {"mantissa": mantissa, "shift": shift % 64},
     }
 
 
@@ -113,7 +116,8 @@ def cycles(config: RmsNormConfig, inputs: Streams) -> int:
     return _runs.cycles(
         runs,
         buffer=1 << core.address_width,
-        commit=core.front + core.levels,
+        commit=core.commit,
+        early=core.early,
         codes=core.code_latency,
         gate=waits.tolist(),
         scale=(config.scale.latency, config.scale.interval),

@@ -101,24 +101,26 @@ class Softmax:
         """Values weighted by ``2**level``, and the total of ``2**score``, token by token.
 
         ``scores`` and ``levels`` (kv head, head, row, token), ``values`` (kv head, token, n);
-        ``seen`` (row, token) says which tokens a row attends to.
+        ``seen`` (row, token) says which tokens a row attends to, with more axes which of its heads.
         """
         *shape, tokens = scores.shape
+        seen = np.broadcast_to(seen, scores.shape)
         total, sums = np.zeros(shape, np.int64), np.zeros((*shape, values.shape[-1]), np.int64)
         lowest = np.full(shape, LOWEST, np.int64)
         octaves = [lowest, lowest.copy()]
         for token in range(tokens):
-            rows = np.flatnonzero(seen[:, token])
+            rows = np.flatnonzero(seen[..., token].any(axis=(0, 1)))
+            live = seen[:, :, rows, token]
             moved, terms = [], []
             for at, (given, table) in enumerate(((scores, self.chances), (levels, self.weights))):
                 value = given[:, :, rows, token]
-                own = -(-value >> self.fraction)
                 before = octaves[at][:, :, rows]
+                own = np.where(live, -(-value >> self.fraction), before)
                 octave = np.maximum(before, own)
                 octaves[at][:, :, rows] = octave
                 moved.append(np.minimum(octave - before, 62))
                 index = -value & (1 << self.fraction) - 1
-                terms.append(round_shift(table[index], octave - own))
+                terms.append(np.where(live, round_shift(table[index], octave - own), 0))
             total[:, :, rows] = (total[:, :, rows] >> moved[0]) + terms[0]
             product = terms[1][..., None] * values[:, None, None, token]
             sums[:, :, rows] = (sums[:, :, rows] >> moved[1][..., None]) + product

@@ -47,11 +47,14 @@ class Attend(wiring.Component):
         m.submodules.key_reads = key_reads = Queue(self.read, 8)
         m.submodules.value_reads = value_reads = Queue(self.read, 8)
         m.submodules.ops = ops = Queue(self.unit, 8)
+        # The sequencer goes on to the projections that this operation runs beside.
+        m.submodules.todo = todo = Queue(self.operation, 2)
+        wiring.connect(m, wiring.flipped(self.op_i), todo.i)
         wiring.connect(m, key_reads.o, wiring.flipped(self.key_read_o))
         wiring.connect(m, value_reads.o, wiring.flipped(self.value_read_o))
         wiring.connect(m, ops.o, wiring.flipped(self.attention_o))
 
-        op = self.op_i.p
+        op = todo.o.p
         head, member, slot = Signal(20), Signal(20), Signal(len(op.slot))
         token = Signal(len(op.position) + 1)
         count = Signal(len(token))
@@ -59,16 +62,16 @@ class Attend(wiring.Component):
         told, tells, reads, ends = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             count.eq(Mux(op.newest, 1, op.position)),
-            ops.i.valid.eq(self.op_i.valid & ~told),
+            ops.i.valid.eq(todo.o.valid & ~told),
             ops.i.p.context.eq(head),
             ops.i.p.count.eq(count),
             ops.i.p.opens.eq(~op.newest),
             ops.i.p.closes.eq(op.newest),
             tells.eq(told | ops.i.ready),
-            reads.eq(self.op_i.valid & (token != count) & key_reads.i.ready & value_reads.i.ready),
-            ends.eq(self.op_i.valid & tells & (token + reads == count)),
+            reads.eq(todo.o.valid & (token != count) & key_reads.i.ready & value_reads.i.ready),
+            ends.eq(todo.o.valid & tells & (token + reads == count)),
             self.done.eq(ends & (head == op.heads - 1)),
-            self.op_i.ready.eq(self.done),
+            todo.o.ready.eq(self.done),
         ]
         for queue in (key_reads, value_reads):
             m.d.comb += [
@@ -81,7 +84,7 @@ class Attend(wiring.Component):
                 ),
                 queue.i.p.after.eq(written + Mux(op.newest, slot + 1, 0)),
             ]
-        with m.If(self.op_i.valid):
+        with m.If(todo.o.valid):
             m.d.sync += [token.eq(token + reads), told.eq(tells)]
         with m.If(ends):
             m.d.sync += [token.eq(0), told.eq(0), head.eq(head + 1), member.eq(member + 1)]

@@ -6,11 +6,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..vector._online import OnlineConfig, total_layout
-
-MANTISSA = 16
-"""Bits of a mantissa."""
-
-Scale = tuple[int, int]
+from ._constants import MANTISSA, Scale
 
 
 class PeakScale(wiring.Component):

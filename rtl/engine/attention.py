@@ -11,7 +11,6 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from ...sim.engine.scales import mix_scale, score_scale
 from .._once import place
 from .._streams import Queue, bits_for
 from ..config import Config, param
@@ -26,12 +25,11 @@ from ..vector._online import (
     total_layout,
     weight_layout,
 )
+from ._constants import MANTISSA, Scale, mix_scale, score_scale
 from ._round import REGISTERS, delay, requantised
 from ._scales import (
-    MANTISSA,
     PeakScale,
     Reciprocal,
-    Scale,
     peak_scale_layout,
     reciprocal_layout,
     shift_range,
@@ -157,7 +155,7 @@ class AttentionConfig(Config):
     @property
     def mix_scale(self) -> Scale:
         """From sums over a total to results."""
-        return mix_scale(self.code_top, self.weight_bits)
+        return mix_scale(self.code_top, self.weight_bits, CHANCE_BITS)
 
     @property
     def score_shifts(self) -> tuple[int, int]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ...rtl.engine._constants import mix_scale, score_scale
 from .._fixed import Ints, bit_length, normalise, product, quotient, requantise, saturate
 from ..types import Streams, Transfers
-from ..vector.softmax import SHIFT_TOP, Runs, Softmax, Steps, totals
-from .scales import mix_scale, score_scale
+from ..vector.softmax import CHANCE_BITS, SHIFT_TOP, Runs, Softmax, Steps, totals
 
 if TYPE_CHECKING:
     from ...rtl.engine.attention import AttentionConfig
@@ -118,7 +118,7 @@ def golden(config: AttentionConfig, inputs: Streams) -> Streams:
         sums = (sums >> moved) + weights.term[:, token, None] * values[:, token]
         after[:, token] = sums
     at = runs.row[pairs.last], runs.column[pairs.last]
-    scale = mix_scale(top_of(config), config.weight_bits)
+    scale = mix_scale(top_of(config), config.weight_bits, CHANCE_BITS)
     total = np.maximum(totals(chances)[at], 1)
     mantissa, shift = quotient(scale, normalise(total))
     shift = shift + chances.octave[at] - weights.octave[at]

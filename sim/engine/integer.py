@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ...rtl.engine._constants import mix_scale, score_scale
 from .._fixed import (
     Ints,
     absmax_codes,
@@ -42,10 +43,9 @@ from ..vector.gate import gated
 from ..vector.rescale import rescale
 from ..vector.residual import added
 from ..vector.rms_norm import norm_quantise
-from ..vector.softmax import Softmax, log2
+from ..vector.softmax import CHANCE_BITS, Softmax, log2
 from .model import Embedding, Model, ModelConfig, ModelError
 from .reference import check_tokens
-from .scales import mix_scale, score_scale
 
 Scale = tuple[int, int]
 Trace = dict[str, NDArray[np.int64]]
@@ -245,7 +245,7 @@ class IntegerModel:
             rope=(cos, sin),
             softmax=Softmax.of(p.score_fraction, p.weight_bits),
             score_scale=score_scale(c.head_dim, top, p.score_fraction, p.activation_fraction),
-            mix_scale=mix_scale(top, p.weight_bits),
+            mix_scale=mix_scale(top, p.weight_bits, CHANCE_BITS),
         )
 
     def at_temperature(self, temperature: float) -> "IntegerModel":

@@ -34,11 +34,11 @@ from .._fixed import (
     product,
     quotient,
     requantise,
-    round_shift,
     saturate,
     scale_of,
 )
 from ..kv import lop_select
+from ..vector import rope
 from ..vector.gate import gated
 from ..vector.rescale import rescale
 from ..vector.residual import added
@@ -226,13 +226,6 @@ class IntegerModel:
         output = _projection(
             model.output.trits, model.output.scale * 2.0**p.logit_fraction, norm, "output"
         )
-        half = c.head_dim // 2
-        angle = np.arange(c.context)[:, None] * c.theta ** -(np.arange(half) / half)
-        one, limit = float(1 << p.rope_fraction), (1 << p.rope_fraction) - 1
-        cos, sin = (
-            np.clip(np.rint(f(angle) * one), -limit, limit).astype(np.int64)
-            for f in (np.cos, np.sin)
-        )
         top = _top(p.kv_bits)
         return cls(
             config=c,
@@ -242,7 +235,7 @@ class IntegerModel:
             layers=tuple(layers),
             output_norm=norm,
             output=output,
-            rope=(cos, sin),
+            rope=rope.table(c.context, c.head_dim // 2, c.theta, p.rope_fraction),
             softmax=Softmax.of(p.score_fraction, p.weight_bits),
             score_scale=score_scale(c.head_dim, top, p.score_fraction, p.activation_fraction),
             mix_scale=mix_scale(top, p.weight_bits, CHANCE_BITS),
@@ -393,8 +386,8 @@ class IntegerModel:
         cos, sin = (table[span, None] for table in self.rope)
         half = heads.shape[-1] // 2
         low, high = heads[..., :half], heads[..., half:]
-        both = np.concatenate((low * cos - high * sin, low * sin + high * cos), axis=-1)
-        return saturate(round_shift(both, p.rope_fraction), p.activation_bits)
+        turned = rope.rotate(low, high, cos, sin, p.rope_fraction, p.activation_bits)
+        return np.concatenate(turned, axis=-1)
 
 
 def project(

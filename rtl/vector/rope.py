@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from .._pipeline import Pipeline
+from .._streams import bits_for
 from .._tree import reduce_tree
 from ..config import Config, param
 
@@ -59,7 +60,7 @@ class RopeConfig(Config):
 def table_layout(config: RopeConfig) -> data.StructLayout:
     """A write into the table."""
     return data.StructLayout({
-        "address": unsigned(max(Const(config.depth - 1).width, 1)),
+        "address": unsigned(bits_for(config.depth)),
         "cos": signed(config.fraction + 1),
         "sin": signed(config.fraction + 1),
     })
@@ -76,8 +77,12 @@ class Rope(wiring.Component):
     An operation is one head of ``head_dim`` elements, pair by pair, and takes its angles from the
     table at ``position * head_dim / 2 + pair``.  The table is written once after reset: entries
     come in any order, some twice if need be, and the one at the last address,
-    ``context * head_dim / 2 - 1``, ends it; ``table_i`` takes nothing from then on.  Elements of
-    operations that do not bypass wait for that.
+    ``context * head_dim / 2 - 1``, completes it; ``table_i`` takes nothing from then on, and no
+    element is taken before.
+
+    Precision: with entries that are the multiples of ``2**-fraction`` nearest to cosine and sine,
+    clipped to ``1 - 2**-fraction``, a result differs from the exact rotation of its pair by at most
+    ``1/2 + 3/2 * 2**-fraction * max(|low|, |high|)``, saturation aside.
 
     One element per cycle, heads without a gap.  Latency is 5 edges from a pair's second element to
     its first result; the second one follows.  Everything but the table stops while offered elements
@@ -109,7 +114,7 @@ class Rope(wiring.Component):
     def __init__(self, config: RopeConfig):
         self.config = config
         operation = data.StructLayout({
-            "position": unsigned(max(Const(config.context - 1).width, 1)),
+            "position": unsigned(bits_for(config.context)),
             "bypass": unsigned(1),
         })
         element = data.StructLayout({
@@ -136,7 +141,7 @@ class Rope(wiring.Component):
         take, turns, ends = Signal(), Signal(), Signal()
         second = Signal()
         m.d.comb += [
-            self.i.ready.eq(pipeline.enable & active & (bypass | complete)),
+            self.i.ready.eq(pipeline.enable & active & complete),
             take.eq(self.i.valid & self.i.ready),
             turns.eq(take & odd),
             ends.eq(pair == config.half - 1),

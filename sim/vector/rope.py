@@ -97,9 +97,5 @@ def golden(config: RopeConfig, inputs: Streams) -> Streams:
 
 def cycles(config: RopeConfig, inputs: Streams) -> int:
     """Cycles from the first edge with all input offered to the edge of the last output."""
-    bypass = inputs["op_i"]["bypass"].astype(bool)
-    heads, early = len(bypass), int(np.append(bypass, False).argmin())
-    start = 2 + early * config.head_dim
-    if early < heads:
-        start = max(start, len(inputs["table_i"]["address"]) + 1)
-    return start + (heads - early) * config.head_dim - 1 + config.latency + 1
+    start = max(len(inputs["table_i"]["address"]) + 1, 2)  # edge at which the first one is taken
+    return start + len(inputs["i"]["x"]) + config.latency

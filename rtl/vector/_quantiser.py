@@ -244,7 +244,8 @@ class Quantiser(wiring.Component):
             self.o.p.last.eq(marks[1]),
         ]
         row = Signal(len(rows_out.data), reset_less=True)  # block RAM is slow to answer
-        peak_now = slot_peak[divide_slot]
+        peak_now = Signal(config.width)
+        m.d.comb += peak_now.eq(slot_peak[divide_slot])
         with m.If(pipeline.enable):
             m.d.sync += [row.eq(rows_out.data), starts.eq(reading & (count == 0))]
             with m.If(starts):

@@ -15,7 +15,6 @@ from ..config import Config, param
 from ._quantiser import Quantiser, QuantiserConfig, codes_layout, delayed, registered_tree
 from ._scale import SCALE, Scale, ScaleConfig
 
-
 FACTOR = 18
 """Bits of a signed factor that one multiplier of an FPGA takes."""
 

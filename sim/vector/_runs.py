@@ -65,9 +65,10 @@ def cycles(
     """Cycles until the last code and the last scale have left, nobody stalling.
 
     ``buffer`` rows; ``commit`` edges from a vector's last transfer until its peak is known,
-    ``early`` until the second pass may turn to it; ``codes`` edges from a row's read to its codes' transfer; ``gate`` edges that each transfer
-    waits for something else first; ``scale`` edges from handing over a peak to the scale's transfer
-    and to the next peak's hand-over.  Edges are counted from 1.
+    ``early`` until the second pass may turn to it; ``codes`` edges from a row's read to its codes'
+    transfer; ``gate`` edges that each transfer waits for something else first; ``scale`` edges from
+    handing over a peak to the scale's transfer and to the next peak's hand-over.  Edges are counted
+    from 1.
     """
     opens, ends = runs.opens.tolist(), runs.ends.tolist()
     waits = gate or [0] * len(ends)

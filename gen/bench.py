@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from .describe import markdown
 from .verilog import emit
 
 Row = dict[str, Any]
+Chosen = Sequence[tuple[blocks.Block, str]]
+"""Blocks and presets that sections of PER_PRESET are made for; the others are made whole."""
 ROOT = Path(__file__).parents[1]
 LARGE = (
     "wide",
@@ -40,14 +42,35 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--out", type=Path, default=ROOT / "docs" / "benchmarks.md")
     parser.add_argument("--only", choices=list(SECTIONS), action="append", help="these sections")
+    parser.add_argument("--block", choices=blocks.names(), action="append", help="these blocks")
+    parser.add_argument("--preset", action="append", help="these presets of the blocks")
     args = parser.parse_args()
+    every = [(block, preset) for block in blocks.found().values() for preset in block.presets]
+    order = {(block.name, preset): index for index, (block, preset) in enumerate(every)}
+    some = bool(args.block or args.preset)
+    if some and (whole := set(args.only or []) - set(PER_PRESET)):
+        parser.error(f"{', '.join(sorted(whole))}: made for all blocks at once")
+    chosen = [
+        (block, preset)
+        for block, preset in every
+        if block.name in (args.block or [block.name]) and preset in (args.preset or [preset])
+    ]
+    again = {(block.name, preset) for block, preset in chosen}
+
     stored = args.out.with_suffix(".json")
     figures = json.loads(stored.read_text()) if stored.exists() else {}
-    for name in args.only or SECTIONS:
+    for name in args.only or (PER_PRESET if some else SECTIONS):
         say(name)
-        figures[name] = []
-        for row in SECTIONS[name]():
-            figures[name].append(row)
+        rows = [
+            row
+            for row in figures.get(name, [])
+            if some and (row["block"], row["preset"]) not in again
+        ]
+        for row in SECTIONS[name](chosen) if name in PER_PRESET else SECTIONS[name]():
+            rows.append(row)
+            if name in PER_PRESET:
+                rows.sort(key=lambda row: order.get((row["block"], row["preset"]), len(order)))
+            figures[name] = rows
             stored.write_text(json.dumps(figures, indent=1) + "\n")
     args.out.write_text(page(figures))
     return 0
@@ -77,26 +100,25 @@ def page(figures: dict[str, list[Row]]) -> str:
     return "\n".join(parts)
 
 
-def correctness() -> Iterator[Row]:
+def correctness(chosen: Chosen) -> Iterator[Row]:
     """Every preset in Verilator against its golden model, free and stalled; cycles when free."""
     from ..sim.run import simulate
 
-    for block in blocks.found().values():
-        for preset in block.presets:
-            say(f"  {block.name} {preset}")
-            design = emit(block, block.config.preset(preset))
-            outcome = simulate(design, cache=cache.root() / "sim", transfers=10_000)
-            modes = {mode["mode"]: mode for mode in outcome.modes}
-            yield {
-                "block": block.name,
-                "preset": preset,
-                "transfers, free": modes["free"]["transfers"],
-                "transfers, stalled": modes["stalled"]["transfers"],
-                "outputs": sum(mode["outputs"] for mode in outcome.modes),
-                "mismatches": outcome.mismatches,
-                "cycles": outcome.cycles,
-                "cycle model": outcome.expected_cycles,
-            }
+    for block, preset in chosen:
+        say(f"  {block.name} {preset}")
+        design = emit(block, block.config.preset(preset))
+        outcome = simulate(design, cache=cache.root() / "sim", transfers=10_000)
+        modes = {mode["mode"]: mode for mode in outcome.modes}
+        yield {
+            "block": block.name,
+            "preset": preset,
+            "transfers, free": modes["free"]["transfers"],
+            "transfers, stalled": modes["stalled"]["transfers"],
+            "outputs": sum(mode["outputs"] for mode in outcome.modes),
+            "mismatches": outcome.mismatches,
+            "cycles": outcome.cycles,
+            "cycle model": outcome.expected_cycles,
+        }
 
 
 def utilisation() -> Iterator[Row]:
@@ -125,13 +147,13 @@ def utilisation() -> Iterator[Row]:
         }
 
 
-def fpga() -> Iterator[Row]:
+def fpga(chosen: Chosen) -> Iterator[Row]:
     """Block alone in LUT4 (a CCU2C counts as two); fmax after place and route in the shell."""
     from ..fpga.boards import board
     from ..fpga.flow import build
 
     with tempfile.TemporaryDirectory() as scratch:
-        for block, preset, config in _presets():
+        for block, preset, config in _small(chosen):
             boards = ["ulx3s-85f"] + (["icebreaker", "tang_nano_9k"] if preset == "tiny" else [])
             for name in boards:
                 say(f"  {block.name} {preset} on {name}")
@@ -152,14 +174,14 @@ def fpga() -> Iterator[Row]:
                 }
 
 
-def asic() -> Iterator[Row]:
+def asic(chosen: Chosen) -> Iterator[Row]:
     """Cells of OSU 180 nm by yosys and abc, without wires; memories are macros."""
     from ..asic.flow import build
     from ..asic.library import library
     from ..sim.run import simulate
 
     with tempfile.TemporaryDirectory() as scratch:
-        for block, preset, config in _presets():
+        for block, preset, config in _small(chosen):
             say(f"  {block.name} {preset} with osu018")
             design = emit(block, config)
 
@@ -192,11 +214,10 @@ def asic() -> Iterator[Row]:
             }
 
 
-def _presets() -> Iterator[tuple[blocks.Block, str, Any]]:
-    for block in blocks.found().values():
-        for preset in block.presets:
-            if preset not in LARGE:
-                yield block, preset, block.config.preset(preset)
+def _small(chosen: Chosen) -> Iterator[tuple[blocks.Block, str, Any]]:
+    for block, preset in chosen:
+        if preset not in LARGE:
+            yield block, preset, block.config.preset(preset)
 
 
 def _per_lane(config: Any, unit: str, amount: float) -> Row:
@@ -315,7 +336,8 @@ subprocess.run(sys.argv[1:], capture_output=True)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 
-SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
+PER_PRESET = ("correctness", "fpga", "asic")
+SECTIONS: dict[str, Callable[..., Iterator[Row]]] = {
     section.__name__: section
     for section in (correctness, utilisation, fpga, asic, sharing, speed, growth, models, memory)
 }

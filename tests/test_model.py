@@ -20,7 +20,7 @@ from atriplex.gen.model import generate as text_generate
 from atriplex.gen.model import train as training
 from atriplex.sim import _fixed as fixed
 from atriplex.sim.engine.generate import choose, generate, layer_activations
-from atriplex.sim.engine.integer import IntegerModel, Precision, exp2_table, gated
+from atriplex.sim.engine.integer import IntegerModel, Precision
 from atriplex.sim.engine.model import (
     Embedding,
     Model,
@@ -30,6 +30,8 @@ from atriplex.sim.engine.model import (
     expected_shapes,
 )
 from atriplex.sim.engine.reference import Reference
+from atriplex.sim.vector.gate import gated
+from atriplex.sim.vector.softmax import CHANCE_BITS, Softmax, exp2_table, log2
 
 # Written for this test; no training text is part of the project.
 TALE = """\
@@ -145,10 +147,55 @@ def test_scale_arithmetic_is_close_to_real_arithmetic() -> None:
 
 def test_exponential_table_error_is_within_the_stated_bound() -> None:
     below = np.arange(0, 20 << 8)
-    table = exp2_table(8)
-    got = fixed.round_shift(table[below & 255], below >> 8)
-    assert np.abs(got - 2.0 ** (15 - below / 256)).max() <= 1.0
-    assert got[0] == 1 << 15
+    for bits, top in ((15, 1 << 15), (7, 128), (7, 127)):
+        table = exp2_table(8, bits, top)
+        got = fixed.round_shift(table[below & 255], below >> 8)
+        assert np.abs(got - 2.0 ** (bits - below / 256)).max() <= (1 if top == 127 else 0.75)
+        assert got[0] == top
+
+
+def test_logarithms_are_within_a_unit() -> None:
+    values = [value for value in numbers(np.random.default_rng(5), 60) if value]
+    for fraction in (4, 8, 13):
+        got = log2(np.array(values), fraction) / 2**fraction
+        # Half a unit of the table, and half a unit of the mantissa, which weighs log2(e) at most.
+        bound = (0.5 + 0.5 * math.log2(math.e)) / 2**fraction
+        assert np.abs(got - np.log2(np.array(values, np.float64))).max() <= bound
+        assert log2(np.array([0, 1, 2, 1 << 40]), fraction).tolist() == [
+            bits << fraction for bits in (0, 0, 1, 40)
+        ]
+
+
+@pytest.mark.parametrize(("bits", "found"), [(7, 2.0**-7), (14, 2.0**-13)])
+def test_softmax_error_is_within_the_stated_bound(bits: int, found: float) -> None:
+    rng = np.random.default_rng(6)
+    softmax = Softmax.of(8, bits)
+    top, worst = (1 << 17) - 1, 0.0
+    for count in (1, 2, 3, 10, 64, 256):
+        scores = rng.integers(-2000, 2000, (1, 1, 40, count))
+        scores[..., 5:10, :] = rng.integers(-top, top + 1, (5, count))
+        scores[..., 10:20, :].sort(axis=-1)
+        scores[..., 20:25, :] = rng.integers(-256, 257, (5, count))
+        # All equal; just above and just below an octave; rising octave by octave; far apart.
+        scores[..., 25:30, :] = np.arange(-2, 3)[:, None]
+        scores[..., 30, :] = np.arange(count) % 2 * 255 - 255
+        scores[..., 31, :] = np.arange(count) * 256 + 1
+        scores[..., 32, :] = np.arange(count)[::-1] * 256 - 1
+        scores[..., 33, :] = np.where(np.arange(count) % 2, top, -top)
+        scores[..., 34, :] = np.sort(rng.choice([-top, 0, top], count))
+        scores[..., 35:, :] = 1 - 128 * rng.integers(0, 3, (5, count))
+        seen = np.ones((40, count), bool)
+        values = np.eye(count, dtype=np.int64)[None] * 127
+        mixed = softmax.mix(scores, scores, values, seen)
+        shares = mixed.sums / 127 * 2.0 ** (mixed.octave - bits)[..., None]
+        shares /= (mixed.total * 2.0 ** (mixed.total_octave - CHANCE_BITS))[..., None]
+        real = np.exp2((scores - scores.max(axis=-1, keepdims=True)) / 256)
+        real /= real.sum(axis=-1, keepdims=True)
+        e = 0.75 * (count + 1) / 2**14
+        bound = (real.max(axis=-1, keepdims=True) * 2.0 ** (1 - bits) + real * e) / (1 - e)
+        assert (np.abs(shares - real) <= bound).all()
+        worst = max(worst, float(np.abs(shares - real).max()))
+    assert found / 2 < worst <= found
 
 
 def test_gate_is_exact_up_to_one_rounding() -> None:
@@ -156,13 +203,16 @@ def test_gate_is_exact_up_to_one_rounding() -> None:
     gate, up = (rng.integers(-(1 << 17) + 1, 1 << 17, (50, 30)) for _ in range(2))
     gate[0], up[0] = (1 << 17) - 1, -(1 << 17) + 1
     gate[1] = -1
-    got, shifts = gated(gate, up, 16)
-    assert np.abs(got).max() < 1 << 15
-    assert not got[1].any()
-    for row in range(50):
-        exact = [max(int(g), 0) ** 2 * int(u) for g, u in zip(gate[row], up[row], strict=True)]
-        unit = 1 << int(shifts[row])
-        assert got[row].tolist() == [nearest(Fraction(value, unit), "up") for value in exact]
+    gate[2:20] >>= 6
+    for shift, bits in ((26, 18), (16, 28), (36, 18)):
+        got, limit = gated(gate, up, shift, bits), (1 << bits - 1) - 1
+        least = nearest(Fraction(-(((1 << 17) - 1) ** 3), 1 << shift), "up")
+        assert (got[0] == max(-limit, least)).all()
+        assert not got[1].any()
+        for row in range(50):
+            exact = [max(int(g), 0) ** 2 * int(u) for g, u in zip(gate[row], up[row], strict=True)]
+            rounded = [nearest(Fraction(value, 1 << shift), "up") for value in exact]
+            assert got[row].tolist() == [max(-limit, min(limit, value)) for value in rounded]
 
 
 # Vocabulary ----------------------------------------------------------------------------------
@@ -396,123 +446,284 @@ def test_contents_that_a_file_cannot_hold_are_refused(tmp_path: Path) -> None:
 # Golden models -------------------------------------------------------------------------------
 
 
-def by_hand(model: IntegerModel, tokens: list[int]) -> list[list[int]]:
-    """The head's sums, from docs/model.md, in Python integers, one number at a time."""
-    c, p = model.config, model.precision
+Scale = tuple[int, int]
 
-    def norm16(value: int) -> tuple[int, int]:
-        shift = 16 - value.bit_length()
-        if shift >= 0:
-            return value << shift, shift
-        mantissa = nearest(Fraction(value, 1 << -shift), "up")
-        return (mantissa >> 1, shift - 1) if mantissa >> 16 else (mantissa, shift)
 
-    def times(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
-        mantissa, shift = norm16(one[0] * other[0])
-        return mantissa, shift + one[1] + other[1]
+class ByHand:
+    """The integer model from docs/model.md alone, in Python integers, one number at a time.
 
-    def over(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
-        mantissa, shift = norm16(round(Fraction(one[0] << 16, other[0])))
-        return mantissa, shift + 16 + one[1] - other[1]
+    Default widths; shares no code with the golden model, its constants included.
+    """
 
-    def scaled(value: int, scale: tuple[int, int]) -> int:
-        return nearest(value * scale[0] * Fraction(1, 1 << scale[1]), "up") if scale[0] else 0
+    def __init__(
+        self, model: Model, *, temperature: float = 0.0, keep: int = 0, recent: int = 1
+    ) -> None:
+        c = self.config = model.config
+        self.keep, self.recent = keep, recent
+        self.embedding = model.token_embd.codes.tolist()
+        self.shift = min(max(round(math.log2(model.token_embd.scale) + 9), 0), 10)
+        unit = model.token_embd.scale / 2**self.shift
+        self.norms: list[dict[str, tuple[list[int], int, int]]] = []
+        self.weights: list[dict[str, tuple[list[list[int]], Scale]]] = []
+        for layer in model.layers:
+            gate, up = layer.ffn_gate.scale, layer.ffn_up.scale
+            units = {
+                "attn_norm": unit,
+                "attn_sub_norm": 2.0**-10,
+                "ffn_norm": unit,
+                "ffn_sub_norm": 2.0**-4 * up / gate,
+            }
+            norms = {name: self.norm(getattr(layer, name), d) for name, d in units.items()}
+            weights = {}
+            for name, norm in (
+                ("attn_q", "attn_norm"),
+                ("attn_k", "attn_norm"),
+                ("attn_v", "attn_norm"),
+                ("attn_output", "attn_sub_norm"),
+                ("ffn_gate", "ffn_norm"),
+                ("ffn_up", "ffn_norm"),
+                ("ffn_down", "ffn_sub_norm"),
+            ):
+                weight = getattr(layer, name)
+                scale = gate if name == "ffn_up" else weight.scale
+                d = unit if name in ("attn_output", "ffn_down") else 2.0**-10
+                weights[name] = self.projection(weight.trits, scale / d, norms[norm])
+            self.norms.append(norms)
+            self.weights.append(weights)
+        self.output_norm = self.norm(model.output_norm, unit)
+        rows, head = self.projection(
+            model.output.trits, model.output.scale * 1024, self.output_norm
+        )
+        if temperature:
+            head = self.scale_of(head[0] / 2 ** head[1] * math.log2(math.e) / temperature / 4)
+        self.output = rows, head
+        pair = math.sqrt(c.head_dim)
+        self.score_scale = self.scale_of(math.log2(math.e) / 2**12 / (127**2 * pair))
+        self.mix_scale = self.scale_of(256 / 127)
+        self.keys: list[list[Any]] = [[] for _ in model.layers]
+        self.values: list[list[Any]] = [[] for _ in model.layers]
+        self.place = 0
 
-    def clip(value: int, bits: int) -> int:
+    # Constants
+
+    @staticmethod
+    def scale_of(real: float) -> Scale:
+        fraction, exponent = math.frexp(real)
+        mantissa = round(fraction * 65536)
+        return (32768, 15 - exponent) if mantissa == 65536 else (mantissa, 16 - exponent)
+
+    def norm(self, gain: Any, unit: float) -> tuple[list[int], int, int]:
+        gains = [float(g) for g in gain]
+        bits = min(30, math.floor(math.log2(32767 / max(map(abs, gains)))))
+        eps = max(1, round(self.config.eps * len(gains) / unit**2))
+        return [round(g * 2.0**bits) for g in gains], bits, eps
+
+    def projection(self, trits: Any, scale: float, norm: Any) -> tuple[list[list[int]], Scale]:
+        rows = trits.tolist()
+        real = scale * math.sqrt(len(rows[0])) / 127 * 2.0 ** (15 - norm[1])
+        return rows, self.scale_of(real)
+
+    def angle(self, pair: int) -> tuple[int, int]:
+        half = self.config.head_dim // 2
+        angle = self.place * self.config.theta ** (-pair / half)
+        cos, sin = (round(f(angle) * 32768) for f in (math.cos, math.sin))
+        return max(-32767, min(32767, cos)), max(-32767, min(32767, sin))
+
+    # Arithmetic
+
+    @staticmethod
+    def up(value: int, shift: int) -> int:
+        return (value + (1 << shift - 1)) >> shift if shift > 0 else value
+
+    @staticmethod
+    def even(top: int, bottom: int) -> int:
+        whole, rest = divmod(top, bottom)
+        return whole + (2 * rest > bottom or (2 * rest == bottom and whole % 2))
+
+    @staticmethod
+    def sat(value: int, bits: int = 18) -> int:
         top = (1 << bits - 1) - 1
         return max(-top, min(top, value))
 
-    def codes(values: list[int], top: int = 127) -> tuple[list[int], int]:
+    def normalise(self, value: int) -> Scale:
+        shift = 16 - value.bit_length()
+        mantissa = value << shift if shift >= 0 else self.up(value, -shift)
+        return (mantissa // 2, shift - 1) if mantissa == 65536 else (mantissa, shift)
+
+    def product(self, one: Scale, other: Scale) -> Scale:
+        mantissa, shift = self.normalise(one[0] * other[0])
+        return mantissa, shift + one[1] + other[1]
+
+    def quotient(self, one: Scale, other: Scale) -> Scale:
+        mantissa, shift = self.normalise(self.even(one[0] << 16, other[0]))
+        return mantissa, shift + 16 + one[1] - other[1]
+
+    def requantise(self, value: int, scale: Scale) -> int:
+        assert scale[1] >= 0 or not value * scale[0]
+        return self.up(value * scale[0], scale[1])
+
+    def codes(self, values: list[int]) -> tuple[list[int], int]:
         peak = max(map(abs, values))
-        return [round(Fraction(top * v, peak)) if peak else 0 for v in values], peak
+        return [self.even(127 * v, peak) if peak else 0 for v in values], peak
 
-    def normed(x: list[int], norm: Any, eps: int) -> tuple[list[int], tuple[int, int]]:
-        q, peak = codes([v * int(g) for v, g in zip(x, norm.gain, strict=True)])
-        square = sum(v * v for v in x) + eps
-        even = 32 - square.bit_length() - (32 - square.bit_length()) % 2
+    @staticmethod
+    def dot(one: list[int], other: list[int]) -> int:
+        return sum(map(int.__mul__, one, other))
+
+    # Units
+
+    def normed(self, x: list[int], norm: tuple[list[int], int, int]) -> tuple[list[int], Scale]:
+        gains, _, eps = norm
+        q, peak = self.codes([self.up(v * g, 15) for v, g in zip(x, gains, strict=True)])
+        square = self.dot(x, x) + eps
+        even = 32 - square.bit_length() & ~1
         root = math.isqrt(square << even if even >= 0 else square >> -even)
-        return q, over(norm16(peak), (root, even // 2))
+        return q, self.quotient(self.normalise(peak), (root, even // 2))
 
-    def linear(q: list[int], scale: tuple[int, int], weight: Any, bits: int) -> list[int]:
-        factor = times(scale, weight.scale)
-        sums = [sum(int(w) * v for w, v in zip(r, q, strict=True)) for r in weight.trits]
-        return [clip(scaled(total, factor), bits) for total in sums]
+    def linear(self, q: list[int], scale: Scale, weight: Any) -> tuple[list[int], list[int]]:
+        rows, own = weight
+        factor = self.product(scale, own)
+        sums = [self.dot(row, q) for row in rows]
+        return [self.sat(self.requantise(total, factor)) for total in sums], sums
 
-    def rotate(x: list[int], place: int) -> list[int]:
-        half = c.head_dim // 2
-        out = []
-        for at in range(c.head_dim):
-            cos, sin = (int(table[place, at % half]) for table in model.rope)
-            low, high = x[at % half], x[at % half + half]
-            turned = low * cos - high * sin if at < half else low * sin + high * cos
-            unit = 1 << p.rope_fraction
-            out.append(clip(nearest(Fraction(turned, unit), "up"), p.activation_bits))
+    def rotate(self, x: list[int]) -> list[int]:
+        half = len(x) // 2
+        out = [0] * len(x)
+        for pair in range(half):
+            cos, sin = self.angle(pair)
+            low, high = x[pair], x[pair + half]
+            out[pair] = self.sat(self.up(low * cos - high * sin, 15))
+            out[pair + half] = self.sat(self.up(low * sin + high * cos, 15))
         return out
 
-    def heads(x: list[int]) -> list[list[int]]:
-        return [x[at : at + c.head_dim] for at in range(0, len(x), c.head_dim)]
+    def log(self, peak: int) -> int:
+        if not peak:
+            return 0
+        bits = peak.bit_length()
+        mantissa = self.up(peak, bits - 9) if bits > 9 else peak << 9 - bits
+        if mantissa == 512:
+            mantissa, bits = 256, bits + 1
+        return 256 * (bits - 1) + round(256 * math.log2(mantissa / 256))
 
-    cache: list[list[Any]] = [[] for _ in model.layers]
-    results = []
-    for place, token in enumerate(tokens):
-        x = [scaled(int(code), model.embedding_scale) for code in model.embedding[token]]
-        for layer, past in zip(model.layers, cache, strict=True):
-            w, n = layer.projections, layer.norms
-            q, scale = normed(x, n["attn_norm"], n["attn_norm"].eps)
-            wide = p.activation_bits
-            qs, ks, vs = (
-                heads(linear(q, scale, w[f"attn_{name}"], wide)) for name in ("q", "k", "v")
+    def selected(self, query: list[int], keys: list[list[int]]) -> list[int]:
+        def power(code: int) -> int:
+            size = 1 << abs(code).bit_length() >> 1
+            return size if code >= 0 else -size
+
+        def bucket(token: int) -> int:
+            score = self.dot([power(a) for a in query], [power(b) for b in keys[token]])
+            lead = abs(score).bit_length() - 1
+            below = abs(score) >> lead - 1 & 1 if lead > 0 else 0
+            size = 2 * lead + below + 1 if score else 0
+            return size if score > 0 else -size
+
+        count = len(keys)
+        if not self.keep:
+            return list(range(count))
+        old = range(max(count - self.recent, 0))
+        chosen = sorted(old, key=lambda token: (-bucket(token), token))
+        chosen = chosen[: max(self.keep - self.recent, 0)]
+        return sorted([*chosen, *range(len(old), count)])
+
+    def attend(self, query: list[int], peak: int, keys: list[Any], values: list[Any]) -> list[int]:
+        def octave(x: int) -> tuple[int, int]:
+            whole = -(-x // 256)
+            return whole, 256 * whole - x
+
+        factor = self.product(self.normalise(peak), self.score_scale)
+        total, sums = 0, [0] * len(query)
+        most: list[int] | None = None
+        for token in self.selected(query, [key for key, _ in keys]):
+            (key, key_peak), (value, log) = keys[token], values[token]
+            score = self.sat(self.requantise(self.dot(query, key) * key_peak, factor))
+            (m, below), (n, under) = octave(score), octave(score + log)
+            before = most or [m, n]
+            most = [max(before[0], m), max(before[1], n)]
+            chance = self.up(round(2 ** (15 - below / 256)), most[0] - m)
+            total = (total >> most[0] - before[0]) + chance
+            weight = self.up(min(127, round(2 ** (7 - under / 256))), most[1] - n)
+            sums = [
+                (held >> most[1] - before[1]) + weight * v
+                for held, v in zip(sums, value, strict=True)
+            ]
+        assert most is not None
+        mantissa, shift = self.quotient(self.mix_scale, self.normalise(total))
+        shift += most[0] - most[1]
+        return [self.sat(self.requantise(held, (mantissa, shift))) for held in sums]
+
+    def step(self, token: int) -> tuple[list[int], list[int]]:
+        """The head's sums and logits after one more token."""
+        c = self.config
+        x = [code << self.shift for code in self.embedding[token]]
+        for index, (norms, weights) in enumerate(zip(self.norms, self.weights, strict=True)):
+            q, scale = self.normed(x, norms["attn_norm"])
+            queries, keys, values = (
+                [out[at : at + c.head_dim] for at in range(0, len(out), c.head_dim)]
+                for out, _ in (self.linear(q, scale, weights[f"attn_{name}"]) for name in "qkv")
             )
-            past.append((
-                [codes(rotate(k, place)) for k in ks],
-                [codes(v) for v in vs],
-            ))
+            self.keys[index].append([self.codes(self.rotate(key)) for key in keys])
+            coded = [self.codes(value) for value in values]
+            self.values[index].append([(codes, self.log(peak)) for codes, peak in coded])
             mixed: list[int] = []
-            for index, raw in enumerate(qs):
-                query, peak = codes(rotate(raw, place))
-                group = index // (c.heads // c.kv_heads)
-                factor = times(norm16(peak), model.score_scale)
-                scores = []
-                for keys, _ in past:
-                    key, key_peak = keys[group]
-                    dot = sum(a * b for a, b in zip(query, key, strict=True))
-                    scores.append(scaled(dot * key_peak, factor))
-                chances = []
-                for score in scores:
-                    below = max(scores) - score
-                    entry = round(2 ** (15 - (below % 256) / 256))
-                    chances.append(nearest(Fraction(entry, 1 << below // 256), "up"))
-                values = [value[group] for _, value in past]
-                weights = [a * v[1] for a, v in zip(chances, values, strict=True)]
-                mixing, largest = codes(weights)
-                factor = times(over(norm16(largest), norm16(sum(chances))), model.mix_scale)
-                for at in range(c.head_dim):
-                    dot = sum(a * v[0][at] for a, v in zip(mixing, values, strict=True))
-                    mixed.append(clip(scaled(dot, factor), wide))
-            q, scale = normed(mixed, n["attn_sub_norm"], n["attn_sub_norm"].eps)
-            add = linear(q, scale, w["attn_output"], 64)
-            x = [clip(a + b, p.residual_bits) for a, b in zip(x, add, strict=True)]
-            q, scale = normed(x, n["ffn_norm"], n["ffn_norm"].eps)
-            gate, up = (linear(q, scale, w[name], wide) for name in ("ffn_gate", "ffn_up"))
-            hidden = [max(g, 0) ** 2 * u for g, u in zip(gate, up, strict=True)]
-            shift = max(0, max(map(abs, hidden)).bit_length() - (p.hidden_bits - 2))
-            hidden = [nearest(Fraction(h, 1 << shift), "up") for h in hidden]
-            eps = max(n["ffn_sub_norm"].eps >> 2 * shift, 1)
-            q, scale = normed(hidden, n["ffn_sub_norm"], eps)
-            add = linear(q, scale, w["ffn_down"], 64)
-            x = [clip(a + b, p.residual_bits) for a, b in zip(x, add, strict=True)]
-        q, _ = normed(x, model.output_norm, model.output_norm.eps)
-        results.append([
-            sum(int(w) * v for w, v in zip(row, q, strict=True)) for row in model.output.trits
-        ])
-    return results
+            for head, query in enumerate(queries):
+                own = head // (c.heads // c.kv_heads)
+                past = [[each[own] for each in kept[index]] for kept in (self.keys, self.values)]
+                mixed += self.attend(*self.codes(self.rotate(query)), *past)
+            added, _ = self.linear(
+                *self.normed(mixed, norms["attn_sub_norm"]), weights["attn_output"]
+            )
+            x = [self.sat(a + b) for a, b in zip(x, added, strict=True)]
+            q, scale = self.normed(x, norms["ffn_norm"])
+            gate, up = (self.linear(q, scale, weights[f"ffn_{name}"])[0] for name in ("gate", "up"))
+            hidden = [
+                self.sat(self.up(max(g, 0) ** 2 * u, 26)) for g, u in zip(gate, up, strict=True)
+            ]
+            added, _ = self.linear(*self.normed(hidden, norms["ffn_sub_norm"]), weights["ffn_down"])
+            x = [self.sat(a + b) for a, b in zip(x, added, strict=True)]
+        self.place += 1
+        logits, sums = self.linear(*self.normed(x, self.output_norm), self.output)
+        return sums, logits
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+def assert_as_by_hand(model: IntegerModel, hand: ByHand, tokens: Any) -> None:
+    out = model.forward(np.array(tokens), model.start())
+    sums, logits = zip(*(hand.step(int(token)) for token in tokens), strict=True)
+    assert out.sums.tolist() == list(sums)
+    assert out.fixed.tolist() == list(logits)
+
+
+@pytest.mark.parametrize("seed", range(6))
 def test_integer_model_does_what_the_specification_says(seed: int) -> None:
-    model = IntegerModel.compile(random_model(TINY, seed))
+    model = random_model(TINY, seed)
     tokens = np.random.default_rng(seed).integers(0, TINY.vocab, TINY.context)
-    assert model.forward(tokens, model.start()).sums.tolist() == by_hand(model, tokens.tolist())
+    assert_as_by_hand(IntegerModel.compile(model), ByHand(model), tokens)
+
+
+def test_the_shipped_model_does_what_the_specification_says(
+    compiled: IntegerModel, shipped: packed.ModelFile
+) -> None:
+    tokens = shipped.tokenizer.encode(TALE, bos=True)[:24]
+    assert_as_by_hand(compiled, ByHand(shipped.model), tokens)
+
+
+def test_logits_for_drawing_are_what_the_specification_says() -> None:
+    model = random_model(TINY, 7)
+    compiled = IntegerModel.compile(model)
+    for temperature in (0.3, 1.0, 1.7):
+        hand = ByHand(model, temperature=temperature)
+        assert_as_by_hand(compiled.at_temperature(temperature), hand, range(TINY.context))
+    with pytest.raises(ModelError, match="a temperature of 1e-09 is too low"):
+        compiled.at_temperature(1e-9)
+
+
+@pytest.mark.parametrize(("keep", "recent"), [(1, 1), (4, 1), (5, 3), (2, 4), (10, 1)])
+def test_attention_to_selected_tokens_is_what_the_specification_says(
+    keep: int, recent: int
+) -> None:
+    model = random_model(TINY, 8)
+    compiled = IntegerModel.compile(model, Precision(select_k=keep, select_recent=recent))
+    hand = ByHand(model, keep=keep, recent=recent)
+    assert_as_by_hand(compiled, hand, range(20, 20 + TINY.context))
 
 
 @pytest.mark.parametrize("cuts", [range(1, 60), (7, 8, 31), (59,)])
@@ -542,7 +753,7 @@ def test_integer_model_is_within_a_percent_of_the_float_reference(
     assert abs(math.exp(evaluate.loss(compiled, windows) - exact) - 1) < 0.01
     # A model that knows the language of fairy tales: chance would be the size of the vocabulary.
     assert math.exp(evaluate.loss(compiled, windows[:1])) < 40
-    coarse = IntegerModel.compile(shipped.model, Precision(kv_bits=3, probability_bits=3))
+    coarse = IntegerModel.compile(shipped.model, Precision(kv_bits=3, weight_bits=3))
     assert evaluate.loss(coarse, windows) > exact + 0.01
 
 
@@ -582,7 +793,8 @@ def test_loud_models_saturate_and_do_not_wrap() -> None:
     scale = 7.9 / 127
     layers = []
     for layer in model.layers:
-        loud: dict[str, Any] = {"attn_norm": np.full(TINY.dim, 300, np.float32)}
+        norm = np.full(TINY.dim, 300, np.float32)
+        loud: dict[str, Any] = {"attn_norm": norm, "ffn_norm": norm}
         for name in TINY.projections():
             loud[name] = Ternary(getattr(layer, name).trits, 1.5)
         layers.append(replace(layer, **loud))
@@ -592,20 +804,33 @@ def test_loud_models_saturate_and_do_not_wrap() -> None:
     compiled = IntegerModel.compile(model)
     tokens = np.arange(TINY.context)
     trace: dict[str, Any] = {}
-    out = compiled.forward(tokens, compiled.start(), trace)
-    assert np.abs(trace["blk.0.attn_q.out"]).max() >= 1 << 17
-    assert out.sums.tolist() == by_hand(compiled, tokens.tolist())
+    compiled.forward(tokens, compiled.start(), trace)
+    top = (1 << 17) - 1
+    for name in ("blk.0.attn_q.out", "blk.0.ffn_sub_norm.input"):
+        assert np.abs(trace[name]).max() == top, name
+    assert_as_by_hand(compiled, ByHand(model), tokens)
 
 
 def test_constants_that_do_not_fit_are_refused_by_name() -> None:
     model = random_model(TINY)
-    loud = replace(model.layers[1], ffn_up=Ternary(model.layers[1].ffn_up.trits, 1e9))
-    with pytest.raises(ModelError, match=r"the scale of blk\.1\.ffn_up"):
-        IntegerModel.compile(replace(model, layers=(model.layers[0], loud)))
+    for name, scale, rule in (
+        ("attn_k", 1e9, r"the scale of blk\.1\.attn_k is too large"),
+        ("ffn_gate", 1e6, r"the scale of blk\.1\.ffn_gate is too large"),
+        ("ffn_down", 1e9, r"the scale of blk\.1\.ffn_down is too large"),
+        ("ffn_up", 1e-14, r"eps of blk\.1\.ffn_sub_norm is too large"),
+    ):
+        trits = getattr(model.layers[1], name).trits
+        odd = replace(model.layers[1], **{name: Ternary(trits, scale)})
+        with pytest.raises(ModelError, match=rule):
+            IntegerModel.compile(replace(model, layers=(model.layers[0], odd)))
+    with pytest.raises(ModelError, match=r"eps of blk\.0\.attn_norm is too large"):
+        IntegerModel.compile(replace(model, token_embd=Embedding(model.token_embd.codes, 1e-12)))
     with pytest.raises(ModelError, match="output_norm"):
         IntegerModel.compile(replace(model, output_norm=np.zeros(TINY.dim, np.float32)))
     with pytest.raises(ModelError, match=r"kv_bits must be in 2\.\.12, not 13"):
         Precision(kv_bits=13)
+    with pytest.raises(ModelError, match="2 kv_bits and activation_bits are at most 43 together"):
+        Precision(kv_bits=12, activation_bits=20)
     with pytest.raises(ModelError, match="heads must be a multiple of kv_heads"):
         replace(TINY, kv_heads=3)
 

@@ -105,9 +105,8 @@ def text(path: Path) -> str:
     ]
     if twin:
         rows.insert(0, row(f"float twin, {twin['steps']} steps", twin["perplexity"]))
-    units = "\n".join(
-        f"| {name} | {100 * cost:+.3f} % |" for name, cost in measured.get("units", {}).items()
-    )
+    costs = sorted(measured.get("units", {}).items(), key=lambda item: item[0] != "all together")
+    units = "\n".join(f"| {name} | {100 * cost:+.3f} % |" for name, cost in costs)
     settings = "\n".join(f"| {key} | {value} |" for key, value in meta["settings"].items())
     sizes = "\n".join(f"| {key} | {value} |" for key, value in vars(config).items())
     runs = [f"| ternary | {_run(ternary)} |"] + ([f"| float twin | {_run(twin)} |"] if twin else [])

@@ -17,15 +17,19 @@ from . import packed
 from .corpus import Corpus
 
 WIDER: dict[str, dict[str, int]] = {
-    "residual stream": {"residual_fraction": 16, "residual_bits": 26},
+    "residual stream": {"residual_fraction": 16, "residual_bits": 26, "product_bits": 26},
     "products with gains": {"product_bits": 40},
+    "Q, K, V, gate and up": {"activation_fraction": 12, "activation_bits": 20},
     "rotary table": {"rope_fraction": 20},
     "int8 Q, K and V": {"kv_bits": 12},
     "softmax table": {"score_fraction": 13, "score_bits": 24},
     "7-bit mixing weights": {"weight_bits": 14},
     "gate": {"hidden_bits": 28, "hidden_fraction": 12},
 }
-"""Widths that make one unit of the integer engine nearly exact."""
+"""Widths that make one unit of the integer engine nearly exact.
+
+Products with gains keep their place against the residual stream, which they come from.
+"""
 
 Windows = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 

@@ -255,10 +255,30 @@ def publish(
     weights = {key: value.numpy() for key, value in state["weights"].items()}
     model, path = ternary_model(config.model, weights), out / f"{name}.atx"
     packed.save(path, packed.ModelFile(model, tokenizer, meta))
-    meta["evaluation"] = evaluate(path, text, units=units)
-    packed.save(path, packed.ModelFile(model, tokenizer, meta))
     card.plot(log, out / f"{name}-loss.png")
-    (out / f"{name}.md").write_text(card.text(path), encoding="utf-8")
+    return measure(path, text, units=units)
+
+
+def measure(
+    path: Path,
+    text: Path,
+    *,
+    units: int = 48,
+    progress: Callable[[str, int], None] | None = None,
+) -> dict[str, Any]:
+    """Measure a published model again, and write the figures into its file and its card.
+
+    ``text`` is the one it was trained on; ``units`` as for :func:`publish`, ``progress`` as for
+    :func:`.evaluate.evaluate`. Needs no torch. Returns the card's figures. Raises
+    :class:`TrainError` for another text.
+    """
+    file = packed.load(path)
+    if hashlib.sha256(_read(text).encode()).hexdigest() != file.meta["text"]["sha256"]:
+        raise TrainError(f"{text} is not the text that {path.name} was trained on")
+    figures = evaluate(path, text, units=units, progress=progress)
+    meta = dict(file.meta) | {"evaluation": figures}
+    packed.save(path, packed.ModelFile(file.model, file.tokenizer, meta))
+    path.with_suffix(".md").write_text(card.text(path), encoding="utf-8")
     return meta
 
 

@@ -50,6 +50,9 @@ from .reference import check_tokens
 Scale = tuple[int, int]
 Trace = dict[str, NDArray[np.int64]]
 
+BLOCK = 32
+"""Tokens whose attention is worked out at a time, so that the intermediate values stay in cache."""
+
 NORM_OF: Mapping[str, str] = {
     "attn_q": "attn_norm",
     "attn_k": "attn_norm",
@@ -67,8 +70,9 @@ class Precision:
     """Widths of the integer engine; fractions are counted in bits.
 
     Other values than the defaults serve to measure what a unit costs; int64 holds all intermediate
-    values for the ranges that ``__post_init__`` allows. With ``select_k`` each head attends only to
-    as many tokens, the ``select_recent`` newest among them, chosen as by :mod:`..kv.lop_select`.
+    values for the ranges that ``__post_init__`` allows, at their ends for heads of up to 32
+    elements. With ``select_k`` each head attends only to as many tokens, the ``select_recent``
+    newest among them, chosen as by :mod:`..kv.lop_select`.
     """
 
     residual_bits: int = 18
@@ -92,8 +96,8 @@ class Precision:
         for name, low, high in (
             ("residual_bits", 12, 28),
             ("residual_fraction", 4, 20),
-            ("activation_bits", 8, 19),
-            ("activation_fraction", 2, 10),
+            ("activation_bits", 8, 20),
+            ("activation_fraction", 2, 12),
             ("gain_bits", 4, 16),
             ("rope_fraction", 4, 20),
             ("kv_bits", 2, 12),
@@ -110,6 +114,8 @@ class Precision:
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise ModelError(f"Precision: {name} must be in {low}..{high}, not {value!r}")
+        if 2 * self.kv_bits + self.activation_bits > 43:
+            raise ModelError("Precision: 2 kv_bits and activation_bits are at most 43 together")
 
 
 @dataclass(frozen=True, eq=False)
@@ -348,37 +354,46 @@ class IntegerModel:
         state.values[index, :, span] = codes[2].swapaxes(0, 1)
         state.key_peaks[index, :, span] = peaks[1].T
         state.value_logs[index, :, span] = log2(peaks[2], p.score_fraction).T
-        keys, values = state.keys[index, :, : span.stop], state.values[index, :, : span.stop]
+        blocks = [
+            self._mix(codes[0][row : row + BLOCK], peaks[0][row : row + BLOCK], state, index, at)
+            for row, at in zip(
+                range(0, rows, BLOCK), range(span.start, span.stop, BLOCK), strict=True
+            )
+        ]
+        mixed = np.concatenate(blocks, axis=2)
+        return mixed.reshape(c.heads, rows, c.head_dim).swapaxes(0, 1).reshape(rows, c.q_dim)
 
+    def _mix(self, codes: Ints, peaks: Ints, state: IntegerState, index: int, start: int) -> Ints:
+        """Values mixed (kv head, query head of the group, token, head_dim) for queries (token,
+        head, head_dim) and their peaks, the first token being ``start``."""
+        c, p, rows = self.config, self.precision, len(codes)
+        stop = start + rows
+        keys, values = state.keys[index, :, :stop], state.values[index, :, :stop]
         # (kv head, query head of the group, token, ...); sums exact, see IntegerModel.start
         group = (c.kv_heads, c.heads // c.kv_heads, rows)
-        queries = codes[0].swapaxes(0, 1).reshape(*group, c.head_dim).astype(keys.dtype)
+        queries = codes.swapaxes(0, 1).reshape(*group, c.head_dim).astype(keys.dtype)
         sums = (queries @ keys[:, None].swapaxes(-1, -2)).astype(np.int64)
-        peak = peaks[0].T.reshape(group)[..., None]
-        key_peaks = state.key_peaks[index, :, None, None, : span.stop]
+        peak = peaks.T.reshape(group)[..., None]
+        key_peaks = state.key_peaks[index, :, None, None, :stop]
         scores = requantise(sums * key_peaks, *product(normalise(peak), self.score_scale))
         scores = saturate(scores, p.score_bits)
-        newest = np.arange(span.start, span.stop)
-        seen = np.arange(span.stop) <= newest[:, None]
+        newest = np.arange(start, stop)
+        seen = np.arange(stop) <= newest[:, None]
         if p.select_k:
-            key_codes = keys[:, None].astype(np.int64)
             seen = lop_select.select(
                 queries.astype(np.int64),
-                key_codes,
+                keys[:, None].astype(np.int64),
                 p.select_k,
                 p.select_recent,
                 newest,
                 code_width=p.kv_bits,
             )
-        logs = state.value_logs[index, :, None, None, : span.stop]
+        logs = state.value_logs[index, :, None, None, :stop]
         mixed = self.softmax.mix(scores, scores + logs, values.astype(np.int64), seen)
         scale = quotient(self.mix_scale, normalise(mixed.total))
         shift = scale[1] + mixed.total_octave - mixed.octave
         out = requantise(mixed.sums, scale[0][..., None], shift[..., None])
-        out = saturate(out, p.activation_bits).reshape(c.heads, rows, c.head_dim)
-        if rows == 1:
-            note[f"{at}.scores"] = scores[..., 0, :]
-        return out.swapaxes(0, 1).reshape(rows, c.q_dim)
+        return saturate(out, p.activation_bits)
 
     def _rotate(self, heads: Ints, span: slice) -> Ints:
         """Rotary embedding of (token, head, head_dim)."""
@@ -422,6 +437,8 @@ def _norm(gain: NDArray[np.float32], eps: float, p: Precision, name: str) -> Nor
     largest = float(np.abs(gain).max())
     if not math.isfinite(largest) or largest == 0:
         raise ModelError(f"the gains of {name} must be finite and not all 0")
+    if not eps < 1 << 59:
+        raise ModelError(f"the eps of {name} is too large for its fixed point")
     top = _top(p.gain_bits)
     own = min(math.floor(math.log2(top / largest)), 30)
     codes = np.rint(np.asarray(gain, np.float64) * 2.0**own).astype(np.int64)

@@ -67,7 +67,16 @@ class Steps(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Softmax:
-    """Tables of the online softmax; scores are base 2 logarithms."""
+    """Tables of the online softmax; scores are base 2 logarithms.
+
+    Error: let ``p`` be a token's share ``2**score / sum(2**score)`` of ``n`` tokens in reals, and
+    ``p_max`` the largest one. With levels equal to scores its share as :meth:`mix` mixes it,
+    ``sums * 2**(octave - weight_bits)`` over ``total * 2**(total_octave - 15)`` for a value of 1,
+    differs from ``p`` by at most ``(p_max * 2**(1 - weight_bits) + p * e) / (1 - e)``, where
+    ``e = 0.75 * (n + 1) / 2**14``: a unit of a weight, and 0.75 units of a chance a token. Besides,
+    each of ``sums`` loses less than 1, once. In tests with up to 256 tokens the largest difference
+    is ``2**-7`` with weights of 7 bits (a token alone, whose weight is 127 and not 128).
+    """
 
     fraction: int
     chances: Ints
@@ -103,28 +112,30 @@ class Softmax:
         ``scores`` and ``levels`` (kv head, head, row, token), ``values`` (kv head, token, n);
         ``seen`` (row, token) says which tokens a row attends to, with more axes which of its heads.
         """
-        *shape, tokens = scores.shape
         seen = np.broadcast_to(seen, scores.shape)
-        total, sums = np.zeros(shape, np.int64), np.zeros((*shape, values.shape[-1]), np.int64)
-        lowest = np.full(shape, LOWEST, np.int64)
-        octaves = [lowest, lowest.copy()]
-        for token in range(tokens):
-            rows = np.flatnonzero(seen[..., token].any(axis=(0, 1)))
-            live = seen[:, :, rows, token]
-            moved, terms = [], []
-            for at, (given, table) in enumerate(((scores, self.chances), (levels, self.weights))):
-                value = given[:, :, rows, token]
-                before = octaves[at][:, :, rows]
-                own = np.where(live, -(-value >> self.fraction), before)
-                octave = np.maximum(before, own)
-                octaves[at][:, :, rows] = octave
-                moved.append(np.minimum(octave - before, 62))
-                index = -value & (1 << self.fraction) - 1
-                terms.append(np.where(live, round_shift(table[index], octave - own), 0))
-            total[:, :, rows] = (total[:, :, rows] >> moved[0]) + terms[0]
-            product = terms[1][..., None] * values[:, None, None, token]
-            sums[:, :, rows] = (sums[:, :, rows] >> moved[1][..., None]) + product
-        return Mixed(sums, octaves[1], total, octaves[0])
+        chances, weights = self.chance_steps(scores, seen), self.weight_steps(levels, seen)
+        total = _held(chances, np.ones((*scores.shape[:1], scores.shape[-1], 1), np.int64))[..., 0]
+        sums = _held(weights, values)
+        return Mixed(sums, weights.octave[..., -1], total, chances.octave[..., -1])
+
+
+def _held(steps: Steps, values: Ints) -> Ints:
+    """What is held after the last token, when each ``term`` comes with ``values``.
+
+    Floors of right shifts nest: all of them together are one, of the sum of all terms, each moved
+    by as many octaves as came after it. That sum is made exactly, the far octaves first.
+    """
+    tokens = values.shape[-2]
+    after = np.maximum(steps.octave[..., -1:] - steps.octave, 0)
+    largest = int(np.abs(values).max(initial=1)) * int(steps.term.max(initial=1)) * tokens
+    room = 53 - largest.bit_length() - 1
+    part, place = np.divmod(after, room)
+    held = np.zeros((*steps.term.shape[:-1], values.shape[-1]), np.int64)
+    floats = values[:, None].astype(np.float64)
+    for far in range(int(np.where(steps.term != 0, part, 0).max(initial=0)), -1, -1):
+        own = np.where(part == far, steps.term, 0) << (room - place)
+        held = (held + (own.astype(np.float64) @ floats).astype(np.int64)) >> room
+    return held
 
 
 def totals(steps: Steps) -> Ints:

@@ -58,8 +58,8 @@ class AbsmaxQuantise(wiring.Component):
     A vector's codes begin when all of it is in, and leave while the next comes in: throughput is
     one transfer per cycle for vectors of at least ``(log2(lanes) + 3) / 2`` transfers.  Latency:
     the scale is offered ``log2(lanes) + 2`` edges after the vector's last transfer was taken, the
-    first codes ``code_width + 4`` edges later.  ``scale_o`` must be taken: two vectors later the
-    input waits for it.  Reset drops whatever is in flight.
+    first codes ``code_width + 2`` edges later, 3 with a single lane.  ``scale_o`` must be taken:
+    two vectors later the input waits for it.  Reset drops whatever is in flight.
 
     Members
     -------

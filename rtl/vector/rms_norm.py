@@ -130,8 +130,8 @@ class RmsNorm(wiring.Component):
     Throughput is one transfer per cycle for vectors of at least 26 transfers; shorter ones are held
     up by the scale, of which one comes every ``config.scale.interval`` cycles, 24 to 26.  Latency:
     the first codes are offered ``code_width + log2(lanes) + 8`` edges after the vector's last
-    transfer was taken, ``code_width + log2(lanes) + 7`` if ``x_width`` is at most 18 (and one more
-    with a single lane); the scale ``config.scale_latency`` edges, 32 in preset ``engine``.
+    transfer was taken, ``code_width + log2(lanes) + 7`` if ``x_width`` is at most 18 (one more with
+    a single lane); the scale ``config.scale_latency`` edges, 32 in preset ``engine``.
     Both streams must be taken: two vectors later the input waits for them.
     Reset drops whatever is in flight, and the gains.
 

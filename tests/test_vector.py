@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quantiser and norm: their golden models against rationals, and their promises on time."""
+"""Quantiser, norm, rescaling, residual: models against rationals, and their promises on time."""
 
 from fractions import Fraction
-from math import sqrt
+from math import floor, sqrt
 
 import numpy as np
 import pytest
 from atriplex.rtl.config import ConfigError
 from atriplex.rtl.vector.absmax_quantise import AbsmaxQuantiseConfig
+from atriplex.rtl.vector.residual import ResidualConfig
 from atriplex.rtl.vector.rms_norm import RmsNormConfig
-from atriplex.sim.vector import _runs, absmax_quantise, rms_norm
+from atriplex.sim.vector import _runs, absmax_quantise, rescale, residual, rms_norm
 
 
 def framed(sizes: list[int]) -> dict[str, np.ndarray]:
@@ -71,8 +72,63 @@ def test_norm_of_zeros_has_codes_and_mantissa_zero() -> None:
     assert mantissa[0] == 0
 
 
+@pytest.mark.parametrize("drop", [1, 4, 15])
+def test_products_are_rounded_to_nearest_ties_upwards(drop: int) -> None:
+    rng = np.random.default_rng(drop)
+    x, gain = rng.integers(-(1 << 17), 1 << 17, (4, 48)), rng.integers(-(1 << 15), 1 << 15, 48)
+    x[0], gain[:4] = 1 << drop - 1, (1, -1, 3, -3)  # halves
+    codes, _ = rms_norm.norm_quantise(x, gain, 1, drop=drop)
+    for row, got in zip(x.tolist(), codes.tolist(), strict=True):
+        exact = [Fraction(v * g, 1 << drop) for v, g in zip(row, gain.tolist(), strict=True)]
+        y = [floor(value + Fraction(1, 2)) for value in exact]
+        assert got == [round(Fraction(127 * value, max(map(abs, y)))) for value in y]
+
+
+def test_a_plain_vector_has_no_norm_in_its_scale() -> None:
+    config = RmsNormConfig(lanes=2, max_len=4)
+    x = np.array([[30, -40], [30, -40], [30, -40]])
+    inputs = norm_run(config, x, [1, 1, 1], [0, 0, 0], np.array([[1, 1]]), [1])
+    inputs["i"] |= {"eps": np.array([0, 1, 400]), "plain": np.array([0, 1, 1])}
+    out = rms_norm.golden(config, inputs)
+    values = out["scale_o"]["mantissa"] * 2.0 ** -out["scale_o"]["shift"]
+    assert np.abs(values / [40 / 50, 40, 2] - 1).max() < 2**-14
+    assert out["o"]["codes"].tolist() == [[95, -127]] * 3
+
+
+def test_rescaled_sums_are_products_rounded_once_with_a_scale_of_sixteen_bits() -> None:
+    rng = np.random.default_rng(11)
+    one, other = rng.integers(1 << 15, 1 << 16, (2, 200))
+    shifts = rng.integers(16, 24, (2, 200))
+    sums = rng.integers(-(1 << 20), 1 << 20, (200, 5))
+    got = rescale.rescale(sums, (one, shifts[0]), (other, shifts[1]), 40)
+    real = sums * (one * other * 2.0 ** -shifts.sum(axis=0))[:, None]
+    assert (np.abs(got - real) <= 0.5 + np.abs(real) * 2.0**-16).all()
+    halves = rescale.rescale(
+        np.array([[1, -1, 3, -3, 400, -400]]),
+        (np.array([1 << 15]), np.array([15])),
+        (np.array([1 << 15]), np.array([16])),
+        8,
+    )
+    assert halves.tolist() == [[1, 0, 2, -1, 127, -127]]
+
+
+def test_the_residual_adds_sets_and_keeps_what_short_vectors_do_not_reach() -> None:
+    config = ResidualConfig(lanes=2, max_len=4, x_width=6)
+    inputs = {
+        "i": {
+            "x": np.array([[1, 2], [-32, 31], [5, -5], [20, 20], [20, -20], [1, -1]]),
+            "set": np.array([1, 1, 0, 0, 0, 1]),
+            **framed([2, 1, 2, 1]),
+        }
+    }
+    out = residual.golden(config, inputs)["o"]
+    assert out["x"].tolist() == [[1, 2], [-31, 31], [6, -3], [26, 17], [-11, 11], [1, -1]]
+    assert out["last"].tolist() == [0, 1, 1, 0, 1, 1]
+
+
 def norm_run(config: RmsNormConfig, x, sizes, load, gains, set_sizes):
-    transfers = {"x": x, "eps": np.ones(len(x), int), "load": np.array(load), **framed(sizes)}
+    marks = {"load": np.array(load), "plain": np.zeros(len(x), int), **framed(sizes)}
+    transfers = {"x": x, "eps": np.ones(len(x), int), **marks}
     return {"i": transfers, "gain_i": {"gains": gains, **framed(set_sizes)}}
 
 

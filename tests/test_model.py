@@ -757,6 +757,35 @@ def test_integer_model_is_within_a_percent_of_the_float_reference(
     assert evaluate.loss(coarse, windows) > exact + 0.01
 
 
+@pytest.mark.long
+def test_ten_thousand_tokens_take_less_than_a_minute_and_cost_less_than_a_percent(
+    compiled: IntegerModel, shipped: packed.ModelFile
+) -> None:
+    reference = Reference(shipped.model)
+    texts = [[0, *generate(reference, [0], 256, temperature=1.0, seed=seed)] for seed in range(40)]
+    windows = [(np.array(ids[:-1]), np.array(ids[1:])) for ids in texts]
+    assert sum(len(targets) for _, targets in windows) > 10_000
+    began = time.process_time()
+    rise = math.exp(evaluate.loss(compiled, windows) - evaluate.loss(reference, windows)) - 1
+    assert time.process_time() - began < 60
+    assert abs(rise) < 0.005
+
+
+@pytest.mark.parametrize("name", evaluate.WIDER)
+def test_wider_units_change_the_integer_model_a_little(
+    name: str, shipped: packed.ModelFile
+) -> None:
+    tokens = np.array(shipped.tokenizer.encode(TALE, bos=True)[:48])
+    real = Reference(shipped.model).forward(tokens, Reference(shipped.model).start()).real
+    wider = replace(Precision(), **evaluate.WIDER[name])
+    default, other = (
+        (model := IntegerModel.compile(shipped.model, precision)).forward(tokens, model.start())
+        for precision in (Precision(), wider)
+    )
+    assert (default.fixed != other.fixed).any()
+    assert np.abs(other.real - real).mean() < 0.1
+
+
 def test_float_reference_follows_the_published_order_of_operations() -> None:
     model = random_model(TINY)
     x = np.random.default_rng(0).normal(size=(3, TINY.dim)).astype(np.float32)
@@ -796,7 +825,8 @@ def test_loud_models_saturate_and_do_not_wrap() -> None:
         norm = np.full(TINY.dim, 300, np.float32)
         loud: dict[str, Any] = {"attn_norm": norm, "ffn_norm": norm}
         for name in TINY.projections():
-            loud[name] = Ternary(getattr(layer, name).trits, 1.5)
+            own = 40 if name in ("attn_output", "ffn_down") else 1.5
+            loud[name] = Ternary(getattr(layer, name).trits, own)
         layers.append(replace(layer, **loud))
     model = replace(
         model, layers=tuple(layers), token_embd=Embedding(model.token_embd.codes, scale)
@@ -806,7 +836,7 @@ def test_loud_models_saturate_and_do_not_wrap() -> None:
     trace: dict[str, Any] = {}
     compiled.forward(tokens, compiled.start(), trace)
     top = (1 << 17) - 1
-    for name in ("blk.0.attn_q.out", "blk.0.ffn_sub_norm.input"):
+    for name in ("blk.0.attn_q.out", "blk.0.ffn_sub_norm.input", "blk.0.out"):
         assert np.abs(trace[name]).max() == top, name
     assert_as_by_hand(compiled, ByHand(model), tokens)
 
@@ -935,6 +965,30 @@ def test_the_model_card_is_the_one_of_the_shipped_model(shipped: packed.ModelFil
     measured = shipped.meta["evaluation"]
     assert abs(measured["integer"] / measured["reference"] - 1) < 0.01
     assert (path.parent / "storybook-loss.png").stat().st_size < 60_000
+
+
+def test_a_published_model_can_be_measured_again(tmp_path: Path, shipped: packed.ModelFile) -> None:
+    text, path = tmp_path / "text.txt", tmp_path / "tiny.atx"
+    text.write_text(TALE * 60)
+    digest = hashlib.sha256(text.read_bytes()).hexdigest()
+    meta = {**shipped.meta, "text": {**shipped.meta["text"], "sha256": digest}}
+    model = random_model(replace(TINY, context=32))
+    packed.save(path, packed.ModelFile(model, bpe.Tokenizer(()), meta))
+    figures = training.measure(path, text, units=1)["evaluation"]
+    back = packed.load(path)
+    assert equal(back.model, model)
+    assert back.meta["evaluation"] == figures != meta["evaluation"]
+    assert {**back.meta, "evaluation": 0} == {**meta, "evaluation": 0}
+    assert list(figures["units"]) == ["all together", *evaluate.WIDER]
+    written = path.with_suffix(".md").read_text()
+    assert written == card.text(path)
+    for name in ("reference", "integer", "float_activations"):
+        assert f"{figures[name]:.3f}" in written
+    for name, cost in figures["units"].items():
+        assert f"| {name} | {100 * cost:+.3f} % |" in written
+    text.write_text(TALE * 61)
+    with pytest.raises(training.TrainError, match=r"is not the text that tiny\.atx was trained"):
+        training.measure(path, text)
 
 
 def test_held_out_paragraphs_are_spread_and_never_trained_on() -> None:

@@ -96,6 +96,7 @@ def random_model(sizes: ModelConfig, rng: np.random.Generator) -> Model:
         return rng.uniform(0.3, 1.5, width).astype(np.float32)
 
     norms, matrices = sizes.norms(), sizes.projections()
+
     def layer() -> Layer:
         parts: dict[str, Any] = {name: gain(width) for name, width in norms.items()}
         parts |= {name: ternary(*shape) for name, shape in matrices.items()}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The package as others get it: wheel, source archive, editable install, layout."""
 
+import ast
 import json
 import os
 import re
@@ -46,6 +47,31 @@ def test_packages_are_those_of_the_tree() -> None:
         for path in (ROOT / folder).rglob("__init__.py")
     )
     assert sorted(listed) == there
+
+
+@pytest.mark.parametrize(
+    ("folder", "others"),
+    [("rtl", {"sim", "gen", "fpga", "asic"}), ("sim", {"gen", "fpga", "asic"})],
+)
+def test_folders_import_only_what_they_stand_on(folder: str, others: set[str]) -> None:
+    found = []
+    for path in (ROOT / folder).rglob("*.py"):
+        package = ("atriplex", *path.parent.relative_to(ROOT).parts)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                above = package[: len(package) + 1 - node.level] if node.level else ()
+                stem = ".".join((*above, *filter(None, [node.module])))
+                names = [f"{stem}.{alias.name}" for alias in node.names]
+            else:
+                continue
+            found += [
+                (str(path.relative_to(ROOT)), name)
+                for name in names
+                if name.startswith("atriplex.") and name.split(".")[1] in others
+            ]
+    assert found == []
 
 
 @pytest.mark.parametrize("kind", ["*.whl", "*.tar.gz"])

@@ -246,7 +246,14 @@ def _verilog(text: str) -> str:
         "reg start_comb; initial start_comb = 0;",
         text,
     )
-    return re.sub(r"\\\$auto\$verilog_backend\S* ", "start_comb", text)
+    text = re.sub(r"\\\$auto\$verilog_backend\S* ", "start_comb", text)
+    # Yosys forgets it where a process is one assignment: to bits of what other processes drive too.
+    return re.sub(
+        r"^( *)always @\*\n( +[^;\n]*;)$",
+        r"\1always @* begin\n\1  if (start_comb) begin end\n\2\n\1end",
+        text,
+        flags=re.MULTILINE,
+    )
 
 
 def _header(block: Block, config: Config) -> str:

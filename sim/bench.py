@@ -169,7 +169,7 @@ def compare(sink: Sink, expected: dict[str, Any]) -> tuple[int, dict[str, Any] |
     wrong = np.zeros(common, bool)
     for name, values in expected.items():
         differs = got[name][:common] != values[:common]
-        wrong |= differs.reshape(common, -1).any(axis=1)
+        wrong |= differs.any(axis=tuple(range(1, differs.ndim)))
     wrong[[index for index in sink.undefined if index < common]] = True
     count = int(wrong.sum()) + abs(len(sink.rows) - sink.count)
     if count == 0:

@@ -44,7 +44,8 @@ def stimulus(config: SequencerConfig, rng: np.random.Generator, transfers: int) 
         program[name][:3] = rng.integers(0, 1 << width, 3)  # written over later
     program["last"] = np.arange(len(order)) == len(order) - 1
 
-    count = max(transfers // length, 8)
+    # Three of four operations are handed out, or fewer where texts do not fit.
+    count = max(2 * transfers // max(int(np.isin(ops["kind"], UNITS).sum()), 1), 8)
     tokens = {
         "token": rng.integers(0, config.vocab, count),
         "restart": rng.random(count) < 2 / config.context,

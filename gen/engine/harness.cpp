@@ -145,7 +145,7 @@ struct Machine {
         starved += bit(TAP_STARVED);
         attention += bit(TAP_ATTENTION);
         if (record && (bit(TAP_INPUT) | bit(TAP_CODES) | bit(TAP_SCALE) | bit(TAP_ELEMENT) |
-                       bit(TAP_HEAD) | bit(TAP_PEAK))) {
+                       bit(TAP_HEAD) | bit(TAP_PEAK) | bit(TAP_ATTENTION))) {
             const uint8_t* from = reinterpret_cast<const uint8_t*>(bits);
             taps.insert(taps.end(), from, from + TAP_BYTES);
             when.push_back(static_cast<uint32_t>(cycles));

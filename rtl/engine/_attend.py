@@ -45,7 +45,8 @@ class Attend(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.key_reads = key_reads = Queue(self.read, 8)
-        m.submodules.value_reads = value_reads = Queue(self.read, 8)
+        # Values are wanted when their scores are known; keys must not wait for that.
+        m.submodules.value_reads = value_reads = Queue(self.read, 32)
         m.submodules.ops = ops = Queue(self.unit, 8)
         # The sequencer goes on to the projections that this operation runs beside.
         m.submodules.todo = todo = Queue(self.operation, 2)

@@ -194,3 +194,38 @@ class Reciprocal(wiring.Component):
                 with m.If(self.o.ready):
                     m.next = "IDLE"
         return m
+
+
+class Reciprocals(wiring.Component):
+    """Two :class:`Reciprocal` that take turns, so that results stay in order."""
+
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self, config: OnlineConfig, scale: Scale, low: int):
+        self.units = [Reciprocal(config, scale, low) for _ in range(2)]
+        super().__init__({
+            "i": In(stream.Signature(total_layout(config))),
+            "o": Out(stream.Signature(reciprocal_layout(config))),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        given, taken = Signal(), Signal()
+        for index, unit in enumerate(self.units):
+            m.submodules[f"unit_{index}"] = unit
+            m.d.comb += [
+                unit.i.p.eq(self.i.p),
+                unit.i.valid.eq(self.i.valid & (given == index)),
+                unit.o.ready.eq(self.o.ready & (taken == index)),
+            ]
+        m.d.comb += [
+            self.i.ready.eq(Mux(given, self.units[1].i.ready, self.units[0].i.ready)),
+            self.o.valid.eq(Mux(taken, self.units[1].o.valid, self.units[0].o.valid)),
+            self.o.p.eq(Mux(taken, self.units[1].o.p.as_value(), self.units[0].o.p.as_value())),
+        ]
+        m.d.sync += [
+            given.eq(given ^ (self.i.valid & self.i.ready)),
+            taken.eq(taken ^ (self.o.valid & self.o.ready)),
+        ]
+        return m

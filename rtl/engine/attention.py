@@ -29,14 +29,11 @@ from ._constants import MANTISSA, Scale, mix_scale, score_scale
 from ._round import REGISTERS, delay, requantised
 from ._scales import (
     PeakScale,
-    Reciprocal,
+    Reciprocals,
     peak_scale_layout,
     reciprocal_layout,
     shift_range,
 )
-
-STEP = 3
-"""Octaves that the sums are moved by in one turn, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,8 +221,8 @@ class Attention(wiring.Component):
     takes no pair.  There are ``heads`` slots for queries, taken in turn: a context must be closed
     before the query that comes ``heads`` after its own is needed.
 
-    Throughput: a pair a cycle, but for turns of the sums: ``rows`` cycles, ``rows = head_dim /
-    lanes``, where the context changes, and for each three octaves by which the largest level
+    Throughput: a pair a cycle, but for turns of the sums, ``rows = head_dim / lanes`` cycles where
+    the context changes, and a cycle for each octave beyond the first by which the largest level
     rises.  A query takes 20 to 36 cycles in the background (its scale, one bit a cycle), or
     ``rows`` if that is more; so does the quotient of a closing context, 22 to 31, from its last
     key on.
@@ -294,7 +291,7 @@ class Attention(wiring.Component):
         waiting = token_layout(online, up=signed(online.score_width + 1))
         m.submodules.waiting = queue = Queue(waiting, config.ahead)
         m.submodules.totals = totals = Queue(total_layout(online), config.closings)
-        m.submodules.reciprocal = reciprocal = Reciprocal(
+        m.submodules.reciprocal = reciprocal = Reciprocals(
             online, config.mix_scale, config.mix_shifts[0]
         )
         m.submodules.scales = scales = Queue(reciprocal_layout(online), config.closings)
@@ -623,8 +620,9 @@ class _Mixer(wiring.Component):
     """Sums of values times weights, for one context at a time; the others lie in memory.
 
     The sums are a ring of rows of ``lanes``.  In a turn every row leaves at the bottom and one
-    enters at the top: the same row (to be shifted), that of another context, or zeros.  Rows that
-    leave go to memory, or, of a context that closes, out.  Otherwise a pair is added every cycle.
+    enters at the top: that of another context, or zeros.  Rows that leave go to memory, or, of a
+    context that closes, out.  Otherwise a pair is added every cycle, all sums shifted right before
+    by one bit where the level rises; more bits take a cycle each.
 
     A turn is made for the oldest pair there is, even if its value has not come: its context is
     known from its score.
@@ -668,37 +666,31 @@ class _Mixer(wiring.Component):
         turning, draining = Signal(), Signal(reset_less=True)
         step = Signal(range(config.rows))
         to = Signal(token_layout(config.online), reset_less=True)
-        to_any, same = Signal(reset_less=True), Signal(reset_less=True)
-        by = Signal(range(STEP + 1), reset_less=True)
+        to_any = Signal(reset_less=True)
+        lowers = Signal()  # with the term that it comes before
 
-        left, by_next = Signal.like(pair.shift), Signal(range(STEP + 1))
-        fits, accept, moves, ends = Signal(), Signal(), Signal(), Signal()
+        left, fits, here, lower = Signal.like(pair.shift), Signal(), Signal(), Signal()
+        accept, moves, ends = Signal(), Signal(), Signal()
         drain, begin = Signal(), Signal()
         m.d.comb += [
             left.eq(pair.shift - moved),
-            by_next.eq(Mux(self.i.valid, Mux(left > STEP, STEP, left), 0)),
             moves.eq(turning & (~draining | self.o_ready)),
             ends.eq(moves & (step == config.rows - 1)),
             fits.eq(held & (context == self.next.context) & (~self.next.first | clean)),
+            here.eq(
+                Mux(
+                    turning,
+                    ends & to_any & (to.context == pair.context) & (~pair.first | to.first),
+                    ~closing & fits,
+                )
+            ),
+            accept.eq(self.i.valid & here & (left[1:] == 0)),
+            lower.eq(self.i.valid & here & (left != 0)),
             self.i.ready.eq(accept),
             drain.eq(~turning & closing & self.scale_i.valid & self.o_ready),
             self.scale_i.ready.eq(~turning & closing & self.o_ready),
-            begin.eq(
-                drain
-                | (~turning & ~closing & self.next_valid & (~fits | (self.i.valid & (left != 0))))
-            ),
+            begin.eq(drain | (~turning & ~closing & self.next_valid & ~fits)),
         ]
-        with m.If(turning):
-            m.d.comb += accept.eq(
-                self.i.valid
-                & ends
-                & to_any
-                & (to.context == pair.context)
-                & (~pair.first | to.first)
-                & (left == by)
-            )
-        with m.Else():
-            m.d.comb += accept.eq(self.i.valid & ~closing & fits & (left == 0))
         octave = Signal.like(pair.octave, reset_less=True)
         with m.If(begin):
             m.d.sync += [
@@ -708,8 +700,6 @@ class _Mixer(wiring.Component):
                 step.eq(0),
                 to.eq(self.next),
                 to_any.eq(self.next_valid),
-                same.eq(held & (context == self.next.context) & ~closing),
-                by.eq(by_next),
             ]
         with m.If(drain):
             m.d.sync += [
@@ -724,8 +714,10 @@ class _Mixer(wiring.Component):
                 context.eq(to.context),
                 held.eq(to_any),
                 clean.eq(to.first),
-                moved.eq(moved + by),
             ]
+        m.d.sync += lowers.eq(lower)
+        with m.If(lower):
+            m.d.sync += moved.eq(moved + 1)
         with m.If(accept):
             m.d.sync += [clean.eq(0), moved.eq(0), closing.eq(pair.last), octave.eq(pair.octave)]
 
@@ -749,8 +741,7 @@ class _Mixer(wiring.Component):
         ]
         sums = []
         for lane in range(config.lanes):
-            back = Mux(same, bottom[lane], read.data[lane])
-            m.d.comb += top[lane].eq(Mux(to.first, 0, back.as_signed() >> by))
+            m.d.comb += top[lane].eq(Mux(to.first, 0, read.data[lane]))
         weight = Cat(pair.weight, Const(0, config.code_width - config.weight_bits)).as_signed()
         for index in range(config.head_dim):
             y = product(m, platform, f"product_{index}", config, self.codes[index], weight)
@@ -761,7 +752,9 @@ class _Mixer(wiring.Component):
         for index, (total, term) in enumerate(sums):
             above = index + config.lanes
             enters = sums[above][0] if above < len(sums) else top[above - len(sums)]
-            m.d.sync += total.eq(Mux(moves, enters, total + term))
+            kept = Signal.like(total, name=f"kept_{index}")
+            m.d.comb += kept.eq(Mux(lowers, total >> 1, total))
+            m.d.sync += total.eq(Mux(moves, enters, kept + term))
         m.d.comb += [bottom[lane].eq(sums[lane][0]) for lane in range(config.lanes)]
         return m
 

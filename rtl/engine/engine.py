@@ -43,8 +43,8 @@ WIDTH = 18
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig(Config):
     lanes: int = param(64, "ternary products per cycle, a power of two", ge=4, le=1024)
-    norm_lanes: int = param(8, "elements a cycle that a norm quantises", ge=1, le=64)
-    head_lanes: int = param(4, "elements a cycle that are quantised in a head", ge=1, le=64)
+    norm_lanes: int = param(16, "elements a cycle that a norm quantises", ge=1, le=64)
+    head_lanes: int = param(8, "elements a cycle that are quantised in a head", ge=1, le=64)
     dim: int = param(192, "most elements of the residual stream", ge=4, le=1 << 16)
     hidden: int = param(384, "most elements of any vector", ge=4, le=1 << 16)
     heads: int = param(6, "most query heads", ge=1, le=64)
@@ -153,6 +153,7 @@ class EngineConfig(Config):
             heads=self.heads,
             lanes=self.head_lanes,
             max_tokens=self.context,
+            ahead=32,
         )
 
     @property
@@ -302,6 +303,8 @@ class Engine(wiring.Component):
         op = sequencer.linear_o
         to_matvec, to_rescale = fork(m, op, [matvec.op_i, rescale.op_i], "linear")
         slot = op.p.slot[: self.config.slot_width]
+        # Sums come while the norm's scale is still being made.
+        m.submodules.sums = sums = Queue(signed(self.config.matvec.acc_width), 16)
         m.d.comb += [
             matvec.op_i.valid.eq(to_matvec),
             matvec.op_i.p.eq(op.p),
@@ -311,9 +314,12 @@ class Engine(wiring.Component):
             rescale.op_i.p.rows.eq(op.p.rows),
             rescale.op_i.p.fresh.eq(op.p.fresh),
             rescale.op_i.p.tag.eq(Cat(op.p.target, slot, op.p.position)),
-            rescale.i.valid.eq(matvec.o.valid),
-            matvec.o.ready.eq(rescale.i.ready),
-            rescale.i.p.sum.eq(matvec.o.p.sum),
+            sums.i.valid.eq(matvec.o.valid),
+            matvec.o.ready.eq(sums.i.ready),
+            sums.i.p.eq(matvec.o.p.sum),
+            rescale.i.valid.eq(sums.o.valid),
+            sums.o.ready.eq(rescale.i.ready),
+            rescale.i.p.sum.eq(sums.o.p),
         ]
 
     def _embed(self, m: Module, sequencer: Any, residual: Any) -> None:

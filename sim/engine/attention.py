@@ -239,7 +239,6 @@ def cycles(config: AttentionConfig, inputs: Streams) -> int:
     issued, left, taken = [], [], []  # cycles: of beginning, of leaving the queue, of being added
     scale: list[int] = []  # by closing, cycle in which its scale is there
     drained: list[int] = []  # by closing, cycle in which that was taken
-    divider = 0
     context, clean, ending = -1, False, False
     out = 0
     contexts = pairs.context.tolist()
@@ -273,44 +272,28 @@ def cycles(config: AttentionConfig, inputs: Streams) -> int:
         # The turn that the pair before asks for, then those that this one needs.
         at = taken[-1] + 1 if taken else 0
         offered = max(leave + 3, at)
-        moved = 0
         if ending:
             start = max(at, scale[-1])
             drained.append(start)
             end = start + rows
             out = end
-            ready = seen <= start
-            if ready:
+            context = -1
+            if seen <= start:
                 context, clean = contexts[index], first
-                if offered <= start:
-                    moved = min(shifts[index], 3)
-            else:
-                context = -1
             free, at = end, end + 1
         else:
             free = at
-        while True:
-            fits = context == contexts[index] and (clean or not first)
-            if fits and moved == shifts[index]:
-                accept = max(offered, free)
-                break
-            if fits:
-                start = max(at, offered)
-                by = min(shifts[index] - moved, 3)
-            else:
-                start = max(at, seen)
-                by = min(shifts[index] - moved, 3) if offered <= start else 0
-            moved += by
-            context, clean = contexts[index], first
-            free = start + rows
-            at = free + 1
+        if context != contexts[index] or (first and not clean):
+            context = contexts[index]
+            free = max(at, seen) + rows
+        accept = max(offered, free) + max(shifts[index] - 1, 0)
         taken.append(accept)
         clean, ending = False, last
         if last:
             there = begin + config.score_latency + 4 + 1
-            start = max(there, divider)
-            scale.append(start + divides[index] + 21 + 1)
-            divider = scale[-1]
+            start = max(there, scale[-2] if len(scale) > 1 else 0)
+            made = start + divides[index] + 21 + 1
+            scale.append(max(made, scale[-1] + 1 if scale else 0))
     if ending:
         drained.append(max(taken[-1] + 1, scale[-1]))
         out = drained[-1] + rows

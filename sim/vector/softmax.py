@@ -174,13 +174,17 @@ class Runs:
 
 
 def stimulus(config: SoftmaxConfig, rng: np.random.Generator, transfers: int) -> Streams:
-    """Contexts that alternate, token by token or in long runs; rising, falling, extreme scores."""
+    """Contexts that alternate, token by token or in long runs; rising, falling, extreme scores.
+
+    Equal scores of whole octaves, at most ``max_tokens`` of them and none skipped, make the largest
+    total there is.
+    """
     top, steps = (1 << config.score_width - 1) - 1, 1 << config.fraction
-    scores, contexts, firsts, lasts = [], [], [], []
+    scores, contexts, firsts, lasts, skips = [], [], [], [], []
     count = 0
     while count < transfers:
         kind = len(scores) % 6
-        tokens = int(rng.integers(1, config.max_tokens + 1)) if kind else config.max_tokens
+        tokens = int(rng.integers(1, config.max_tokens + 1)) if kind % 5 else config.max_tokens
         tokens = min(tokens, max(2, transfers // 8))
         active = np.arange(config.contexts) if kind != 2 else rng.permutation(config.contexts)[:1]
         score = rng.integers(-4 * steps, 4 * steps + 1, (len(active), tokens))
@@ -190,6 +194,9 @@ def stimulus(config: SoftmaxConfig, rng: np.random.Generator, transfers: int) ->
             score = np.sort(score, axis=1) // (steps // 2) * (steps // 2)
         elif kind == 4:
             score = np.sort(rng.choice([-top - 1, 0, 1, top], score.shape), axis=1)
+        elif kind == 5:
+            score[:] = steps * rng.integers(-(top // steps), top // steps + 1, (len(active), 1))
+            score[0] = -steps
         order = rng.permutation(score.size) if kind % 2 else np.arange(score.size)
         row, column = np.unravel_index(order, score.shape)
         column = np.argsort(np.argsort(row, kind="stable"), kind="stable")
@@ -198,8 +205,9 @@ def stimulus(config: SoftmaxConfig, rng: np.random.Generator, transfers: int) ->
         contexts.append(active[row])
         firsts.append((column == 0) | (rng.random(len(row)) < 0.01))
         lasts.append((column == tokens - 1) | (rng.random(len(row)) < 0.01))
+        skips.append(rng.random(len(row)) < (0 if kind == 5 else 0.1))
         count += score.size
-    skip = rng.random(count) < 0.1
+    skip = np.concatenate(skips)
     score = np.concatenate(scores)
     logs = rng.integers(0, 1 << config.log_width, int((~skip).sum()))
     logs[rng.random(len(logs)) < 0.5] = rng.choice([0, (1 << config.log_width) - 1])

@@ -10,6 +10,12 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
+QUEUE_LATENCY = 1
+"""Edges from taking a transfer of :class:`Queue` to offering it, the queue being empty."""
+
+WIDEN_LATENCY = 1
+"""Edges from taking the last element of a row of :class:`Widen` to offering the row."""
+
 
 def rows_layout(element: Any, lanes: int) -> data.StructLayout:
     """A row of a vector: ``lanes`` elements, and where the vector begins and ends."""

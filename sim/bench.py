@@ -234,6 +234,7 @@ async def generic(dut: Any) -> None:
             "outputs": sum(len(sink.rows) for sink in sinks),
             "cycles": max((sink.cycles[-1] for sink in sinks if sink.cycles), default=0),
             "expected_cycles": golden.cycles(config, inputs) if mode == "free" else None,
+            "tolerance": getattr(golden, "CYCLE_TOLERANCE", 0.0),
             "mismatches": sum(count for count, _ in checks),
             "first": next((first for _, first in checks if first), None),
         })

@@ -96,9 +96,12 @@ class Outcome:
                 )
             elif mode["untaken"]:
                 yield f"{name}: {mode['untaken']} input transfers were never taken"
-            expected = mode["expected_cycles"]
-            if expected is not None and mode["cycles"] != expected:
-                yield f"{name}: took {mode['cycles']} cycles, the cycle model says {expected}"
+            expected, tolerance = mode["expected_cycles"], mode["tolerance"]
+            if expected is not None and abs(mode["cycles"] - expected) > tolerance * expected:
+                within = f" within {100 * tolerance:g} %" if tolerance else ""
+                yield (
+                    f"{name}: took {mode['cycles']} cycles, the cycle model says {expected}{within}"
+                )
         for bench, passed in self.benches.items():
             if not passed:
                 yield f"{self.block}: bench {bench} failed, see {self.folder / 'run.log'}"

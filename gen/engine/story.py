@@ -16,6 +16,7 @@ from ...sim.engine.image import Image, compile_image
 from ...sim.engine.integer import IntegerLogits, IntegerModel, Trace
 from ...sim.engine.model import ModelConfig, ModelError
 from ...sim.engine.taps import differences, expected
+from ...sim.engine.timing import estimate
 from ...sim.vector.sampler import Sampler
 from .. import blocks
 from ..model import packed
@@ -79,7 +80,7 @@ class Teller:
         overlap: bool = True,
         progress: Progress = lambda stage: None,
     ):
-        self.model, self.config = model, config
+        self.model, self.config, self.overlap = model, config, overlap
         self.image: Image = compile_image(model, config, overlap)
         progress("Verilog of the engine")
         design = design_for(config)
@@ -138,6 +139,15 @@ class Teller:
                 yield answer
             if tally.wrong:
                 return
+
+    def estimate(self, tally: Tally) -> float:
+        """Estimated cycles a token, over the tokens that were answered."""
+        first = tally.prompt_tokens
+        total = sum(
+            estimate(self.model.config, self.config, position, overlap=self.overlap).cycles
+            for position in range(first, first + tally.tokens)
+        )
+        return total / max(tally.tokens, 1)
 
     def _choice(self, logits: IntegerLogits) -> int:
         """The token that the golden model chooses."""

@@ -3,11 +3,29 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .._streams import Queue
+
+
+def walk(m: Module, op: Any, ends: Any, written: Signal) -> tuple[Signal, Signal, Signal]:
+    """Head under way, its slot, and whether an operation is over: the next head after ``ends``.
+
+    ``written`` counts the vectors of all operations before, modulo its width.
+    """
+    head, member, slot, done = Signal(20), Signal(20), Signal(len(op.slot)), Signal()
+    m.d.comb += done.eq(ends & (head == op.heads - 1))
+    with m.If(ends):
+        m.d.sync += [head.eq(head + 1), member.eq(member + 1)]
+        with m.If(member == op.group - 1):
+            m.d.sync += [member.eq(0), slot.eq(slot + 1)]
+    with m.If(done):
+        m.d.sync += [head.eq(0), member.eq(0), slot.eq(0)]
+        with m.If(op.newest):
+            m.d.sync += written.eq(written + slot + 1)
+    return head, slot, done
 
 
 class Attend(wiring.Component):
@@ -17,12 +35,16 @@ class Attend(wiring.Component):
     ``position - 1``; one for the newest gives each its last pair and closes it.  Head ``n`` reads
     slot ``slot + n // group``.  One read a cycle, without gaps between heads.
 
+    With ``keep`` an old token is read only where ``chosen_i`` names it: for every head ``keep``
+    tokens, or as many as there are, the newest one among them and last.
+
     Members
     -------
     op_i : what the sequencer hands out.
     attention_o : operations of the attention unit.
     key_read_o, value_read_o : the same reads for both stores; ``after`` counts the vectors that
         were written up to the one wanted.
+    chosen_i : with ``keep``: tokens to read, ``last`` of each head.
     done : an operation has been handed on whole.
     """
 
@@ -32,9 +54,21 @@ class Attend(wiring.Component):
     value_read_o: stream.Interface
     done: Signal
 
-    def __init__(self, operation: data.StructLayout, unit: Any, read: data.StructLayout):
-        self.operation, self.unit, self.read = operation, unit, read
+    def __init__(
+        self,
+        operation: data.StructLayout,
+        unit: Any,
+        read: data.StructLayout,
+        keep: int = 0,
+    ):
+        self.operation, self.unit, self.read, self.keep = operation, unit, read, keep
+        chosen = data.StructLayout({
+            "token": unsigned(operation["position"].width),
+            "last": unsigned(1),
+        })
+        ports = {"chosen_i": In(stream.Signature(chosen))} if keep else {}
         super().__init__({
+            **ports,
             "op_i": In(stream.Signature(operation)),
             "attention_o": Out(stream.Signature(unit)),
             "key_read_o": Out(stream.Signature(read)),
@@ -56,30 +90,33 @@ class Attend(wiring.Component):
         wiring.connect(m, ops.o, wiring.flipped(self.attention_o))
 
         op = todo.o.p
-        head, member, slot = Signal(20), Signal(20), Signal(len(op.slot))
         token = Signal(len(op.position) + 1)
-        count = Signal(len(token))
-        written = Signal(len(self.key_read_o.p.after))  # by all operations before this one
-        told, tells, reads, ends = Signal(), Signal(), Signal(), Signal()
+        count, old = Signal(len(token)), Signal(len(op.position))
+        written = Signal(len(self.key_read_o.p.after))
+        told, tells, reads, ends, known = Signal(), Signal(), Signal(), Signal(), Signal()
+        head, slot, done = walk(m, op, ends, written)
+        self._old(m, op, reads, known, old, token)
         m.d.comb += [
-            count.eq(Mux(op.newest, 1, op.position)),
+            count.eq(Mux(op.newest, 1, self._count(op.position))),
             ops.i.valid.eq(todo.o.valid & ~told),
             ops.i.p.context.eq(head),
             ops.i.p.count.eq(count),
             ops.i.p.opens.eq(~op.newest),
             ops.i.p.closes.eq(op.newest),
             tells.eq(told | ops.i.ready),
-            reads.eq(todo.o.valid & (token != count) & key_reads.i.ready & value_reads.i.ready),
+            reads.eq(
+                todo.o.valid & (token != count) & known & key_reads.i.ready & value_reads.i.ready
+            ),
             ends.eq(todo.o.valid & tells & (token + reads == count)),
-            self.done.eq(ends & (head == op.heads - 1)),
-            todo.o.ready.eq(self.done),
+            self.done.eq(done),
+            todo.o.ready.eq(done),
         ]
         for queue in (key_reads, value_reads):
             m.d.comb += [
                 queue.i.valid.eq(reads),
                 queue.i.p.address.eq(
                     Cat(
-                        Mux(op.newest, op.position, token[: len(op.position)]),
+                        Mux(op.newest, op.position, old),
                         (op.slot + slot)[: len(slot)],
                     )
                 ),
@@ -88,11 +125,22 @@ class Attend(wiring.Component):
         with m.If(todo.o.valid):
             m.d.sync += [token.eq(token + reads), told.eq(tells)]
         with m.If(ends):
-            m.d.sync += [token.eq(0), told.eq(0), head.eq(head + 1), member.eq(member + 1)]
-            with m.If(member == op.group - 1):
-                m.d.sync += [member.eq(0), slot.eq(slot + 1)]
-        with m.If(self.done):
-            m.d.sync += [head.eq(0), member.eq(0), slot.eq(0)]
-            with m.If(op.newest):
-                m.d.sync += written.eq(written + slot + 1)
+            m.d.sync += [token.eq(0), told.eq(0)]
         return m
+
+    def _count(self, position: Any) -> Any:
+        """Old tokens that a head reads: the newest one makes up ``keep``."""
+        return Mux(position >= self.keep, self.keep - 1, position) if self.keep else position
+
+    def _old(self, m: Module, op: Any, reads: Any, known: Any, old: Any, token: Any) -> None:
+        """The old token to read now, and whether it is ``known``."""
+        if not self.keep:
+            m.d.comb += [known.eq(1), old.eq(token)]
+            return
+        chosen: Any = self.chosen_i  # pyright: ignore[reportAttributeAccessIssue]
+        m.d.comb += [
+            old.eq(chosen.p.token),
+            known.eq(op.newest | (chosen.valid & ~chosen.p.last)),
+            # The last one is the newest, which has an operation of its own.
+            chosen.ready.eq(chosen.p.last | (reads & ~op.newest)),
+        ]

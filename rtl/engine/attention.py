@@ -29,6 +29,7 @@ from ._constants import MANTISSA, Scale, mix_scale, score_scale
 from ._round import REGISTERS, delay, requantised
 from ._scales import (
     PeakScale,
+    Reciprocal,
     Reciprocals,
     peak_scale_layout,
     reciprocal_layout,
@@ -176,6 +177,21 @@ class AttentionConfig(Config):
     def score_latency(self) -> int:
         """Cycles from taking a key to the score, which then waits for its value."""
         return 2 + self.tree_registers + 2 + REGISTERS
+
+    @property
+    def query_latency(self) -> int:
+        """Cycles from a query's peak to its first score, and as many more as the peak has zeros."""
+        return PeakScale.LATENCY + 2
+
+    @property
+    def closing_latency(self) -> int:
+        """Cycles that a closing context occupies a divider, and the zeros of its total."""
+        return Reciprocal.LATENCY + 1
+
+    @property
+    def result_latency(self) -> int:
+        """Cycles from a row of sums to a row of the result."""
+        return _Finish.LATENCY
 
     @property
     def tree_registers(self) -> int:

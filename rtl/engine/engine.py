@@ -12,6 +12,7 @@ from amaranth.lib.wiring import In, Out
 from .._streams import Queue, Widen, bits_for, fork
 from ..config import Config, param
 from ..kv.kv_store import KvStore, KvStoreConfig
+from ..kv.lop_select import LopSelectConfig
 from ..mac.ternary_gemv import TernaryGemvConfig
 from ..vector.absmax_quantise import AbsmaxQuantiseConfig
 from ..vector.gate import Gate, GateConfig
@@ -25,6 +26,7 @@ from ._feed import FETCH, Feed
 from ._heads import Heads, element_layout
 from ._matvec import TernaryMatvec, word_layout
 from ._program import Target
+from ._select import Select, share
 from .attention import Attention, AttentionConfig
 from .sequencer import (
     Sequencer,
@@ -56,6 +58,9 @@ class EngineConfig(Config):
     packing: str = param("trit2", "how weights come in", choices=("trit2", "trit5"))
     gate: str = param("relu2", "activation of the gate", choices=("relu2", "silu"))
     stage: int = param(2, "adder levels of the matvec between registers", ge=0, le=12)
+    select: str = param("all", "tokens that a head reads", choices=("all", "lop"))
+    keep: int = param(16, "with lop: tokens that a head reads, up to context", ge=1, le=1 << 16)
+    recent: int = param(1, "with lop: newest tokens, always read", ge=1, le=1024)
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
@@ -89,6 +94,10 @@ class EngineConfig(Config):
             yield f"norm_lanes must be at most lanes, {self.lanes}"
         if self.norm_lanes % self.head_lanes:
             yield f"norm_lanes must be a multiple of head_lanes, {self.head_lanes}"
+        if self.select == "lop":
+            for name in ("keep", "recent"):
+                if getattr(self, name) > self.context:
+                    yield f"{name} must be at most context, {self.context}"
 
     @property
     def longest(self) -> int:
@@ -137,6 +146,14 @@ class EngineConfig(Config):
         )
 
     @property
+    def residual(self) -> ResidualConfig:
+        return ResidualConfig(lanes=self.norm_lanes, max_len=self.dim, x_width=WIDTH)
+
+    @property
+    def gating(self) -> GateConfig:
+        return GateConfig(width=WIDTH, activation=self.gate)
+
+    @property
     def rope(self) -> RopeConfig:
         return RopeConfig(head_dim=self.head_dim, context=self.context, x_width=WIDTH)
 
@@ -162,12 +179,29 @@ class EngineConfig(Config):
             vocab=self.vocab, sum_width=self.matvec.acc_width, logit_width=WIDTH, fraction=8
         )
 
-    def store(self, scale_width: int) -> KvStoreConfig:
+    @property
+    def kept(self) -> int:
+        """Most tokens that a head reads; 0: all of them."""
+        return max(self.keep, self.recent) if self.select == "lop" else 0
+
+    @property
+    def choice(self) -> LopSelectConfig:
+        """Of the selection of tokens."""
+        return LopSelectConfig(
+            head_dim=self.head_dim,
+            lanes=self.head_lanes,
+            code_width=CODE,
+            context=self.context,
+            recent=self.recent,
+        )
+
+    def store(self, scale_width: int, code_width: int = CODE) -> KvStoreConfig:
         return KvStoreConfig(
             head_dim=self.head_dim,
             lanes=self.head_lanes,
             slots=self.slots,
             context=self.context,
+            code_width=code_width,
             scale_width=scale_width,
         )
 
@@ -228,10 +262,8 @@ class Engine(wiring.Component):
             config.matvec, norm, linear_layout(config.sequencer), config.packing
         )
         m.submodules.rescale = rescale = Rescale(config.rescale)
-        m.submodules.residual = residual = Residual(
-            ResidualConfig(lanes=config.norm_lanes, max_len=config.dim, x_width=WIDTH)
-        )
-        m.submodules.gate = gate = Gate(GateConfig(width=WIDTH, activation=config.gate))
+        m.submodules.residual = residual = Residual(config.residual)
+        m.submodules.gate = gate = Gate(config.gating)
         m.submodules.heads = heads = Heads(
             element_layout(WIDTH, config.slot_width, config.sequencer.position_width),
             config.rope,
@@ -246,6 +278,7 @@ class Engine(wiring.Component):
             attend_layout(config.sequencer),
             attention.op_i.p.shape(),
             key_store.read_i.p.shape(),
+            config.kept,
         )
         join = lambda one, other: wiring.connect(m, one, other)  # noqa: E731
 
@@ -262,19 +295,22 @@ class Engine(wiring.Component):
         join(feed.gain_o, norm.gain_i)
         join(norm.o, matvec.codes_i)
         join(norm.scale_o, rescale.norm_i)
-        join(sequencer.attend_o, attend.op_i)
         join(attend.attention_o, attention.op_i)
         join(attend.key_read_o, key_store.read_i)
         join(attend.value_read_o, value_store.read_i)
         join(key_store.o, attention.key_i)
         join(value_store.o, attention.value_i)
-        join(heads.query_o, attention.query_i)
         join(heads.query_scale_o, attention.query_scale_i)
         for store, name in ((key_store, "key"), (value_store, "value")):
             join(getattr(heads, f"{name}_o"), store.write_i)
             join(getattr(heads, f"{name}_scale_o"), store.scale_i)
             join(getattr(heads, f"{name}_at_o"), store.at_i)
             m.d.comb += store.written_o.ready.eq(1)
+        if config.kept:
+            self._select(m, sequencer, heads, key_store, attend, attention)
+        else:
+            join(sequencer.attend_o, attend.op_i)
+            join(heads.query_o, attention.query_i)
 
         self._linear(m, sequencer, matvec, rescale)
         self._embed(m, sequencer, residual)
@@ -297,6 +333,30 @@ class Engine(wiring.Component):
         m.d.comb += self.token_o.p.token.eq(sampler.o.p.token)
         self._tap(m, sequencer, matvec, norm, rescale, attention, heads)
         return m
+
+    def _select(
+        self, m: Module, sequencer: Any, heads: Any, key_store: Any, attend: Any, attention: Any
+    ) -> None:
+        """Old tokens that a head reads are chosen beside the attention unit."""
+        config = self.config
+        m.submodules.select = select = Select(
+            attend_layout(config.sequencer),
+            config.heads,
+            config.keep,
+            config.choice,
+            config.store(1, config.choice.lead_width),
+        )
+        share(m, sequencer.attend_o, [attend.op_i, select.op_i], "attend")
+        share(m, heads.query_o, [attention.query_i, select.query_i], "query")
+        wiring.connect(m, select.o, attend.chosen_i)
+        row, at = key_store.write_i, key_store.at_i
+        m.d.comb += [
+            select.keys.row_valid.eq(row.valid & row.ready),
+            select.keys.row.eq(row.p),
+            select.keys.at_valid.eq(at.valid & at.ready),
+            select.keys.at.eq(at.p),
+            self.taps.leads.eq(select.reads),
+        ]
 
     def _linear(self, m: Module, sequencer: Any, matvec: Any, rescale: Any) -> None:
         """A linear operation is one for the matvec and one for the rescaler."""
@@ -441,7 +501,8 @@ def taps_layout(config: EngineConfig) -> data.StructLayout:
 
     ``input``, ``codes``, ``mantissa`` and ``shift`` are of the norm; ``sum`` and ``element`` of a
     projection; ``head`` and ``peak`` of the head quantiser.  ``linear``: a word of weights is
-    used; ``starved``: one is missing; ``attention``: a pair of key and value enters.
+    used; ``starved``: one is missing; ``attention``: a pair of key and value enters; ``leads``: the
+    leading ones of a key are tried.
     """
     return data.StructLayout({
         "input_valid": 1,
@@ -462,4 +523,5 @@ def taps_layout(config: EngineConfig) -> data.StructLayout:
         "linear": 1,
         "starved": 1,
         "attention": 1,
+        "leads": 1,
     })

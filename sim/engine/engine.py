@@ -14,9 +14,13 @@ from ..types import Streams, Transfers
 from .image import Image, compile_image
 from .integer import IntegerModel
 from .model import Embedding, Layer, Model, ModelConfig, Ternary
+from .timing import estimate
 
 if TYPE_CHECKING:
     from ...rtl.engine.engine import EngineConfig
+
+CYCLE_TOLERANCE = 0.01
+"""The cycle model is an estimate: what the data decide it takes as typical."""
 
 
 def stimulus(config: EngineConfig, rng: np.random.Generator, transfers: int) -> Streams:
@@ -83,6 +87,18 @@ def golden(config: EngineConfig, inputs: Streams) -> Streams:
         "gains_fetch_o": stream("gains", "address", "count"),
         "embed_fetch_o": stream("embed", "token", "rows", "shift"),
     }
+
+
+def cycles(config: EngineConfig, inputs: Streams) -> int:
+    """Cycles until the last answer, nobody stalling: the sum of the tokens' estimates."""
+    model, _ = _compiled(config, int(inputs["sampler_i"]["seed"][0]))
+    tokens = inputs["token_i"]
+    total = len(inputs["program_i"]["at"])
+    position = -1
+    for restart, sample in zip(tokens["restart"], tokens["sample"], strict=True):
+        position = 0 if restart else position + 1
+        total += estimate(model.config, config, position, sample=bool(sample), fetch=0).cycles
+    return total
 
 
 def random_model(sizes: ModelConfig, rng: np.random.Generator) -> Model:

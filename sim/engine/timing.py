@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long the engine takes for a token, from the latencies of its units, without simulation.
+
+Every dependency between units is a delay of their configurations; what the data decide, such as
+how far a sum is shifted, is taken as in typical texts.  ``docs/engine.md`` has the chain of events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ...rtl._streams import QUEUE_LATENCY, WIDEN_LATENCY
+
+if TYPE_CHECKING:
+    from ...rtl.engine.engine import EngineConfig
+    from .model import ModelConfig
+
+TYPICAL_ZEROS = 4
+"""Zeros above the top bit of a peak or a total, whose scales take a cycle for each."""
+
+
+@dataclass
+class Estimate:
+    """Cycles of a token: ``linear`` with weights, ``waits`` without, by what they wait for."""
+
+    linear: int = 0
+    waits: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def cycles(self) -> int:
+        return self.linear + sum(self.waits.values())
+
+
+def estimate(
+    model: ModelConfig,
+    config: EngineConfig,
+    position: int,
+    *,
+    sample: bool = True,
+    overlap: bool = True,
+    fetch: int = 1,
+) -> Estimate:
+    """The token at ``position``; memories answer ``fetch`` cycles after they are asked."""
+    return _Token(model, config, position, sample, overlap, fetch).estimate()
+
+
+class _Token:
+    def __init__(
+        self,
+        model: ModelConfig,
+        config: EngineConfig,
+        position: int,
+        sample: bool,
+        overlap: bool,
+        fetch: int,
+    ):
+        self.model, self.config, self.position = model, config, position
+        self.sample, self.overlap, self.fetch = sample, overlap, fetch
+        core, rescale = config.norm.quantiser, config.rescale
+        # From a vector's last row at the norm: to its codes, to the first sum with its scale.
+        self.norm_codes = core.early + 2 + core.code_latency
+        self.norm_scale = config.norm.scale_latency + rescale.interval
+        # From a word to the sum, and from the sum to the element.
+        self.sums = config.matvec.latency + QUEUE_LATENCY
+        self.elements = rescale.latency
+        self.time = 0  # the cycle after the last word
+        self.result = Estimate()
+
+    def estimate(self) -> Estimate:
+        model, config = self.model, self.config
+        rows = model.dim // config.norm_lanes
+        # The first norm waits for its gains, which are asked for when the token is known.
+        self._norm(6 + self.fetch - 1 + 2 * rows, rows, "embedding and its norm")
+        hidden = model.hidden // config.norm_lanes
+        for layer in range(model.layers):
+            if layer:
+                self._norm(self._added(), rows, "norm before Q, K and V")
+            start = self.time
+            self._linear(model.q_dim)
+            queries = self.time
+            self._linear(model.kv_dim)
+            self._linear(model.kv_dim)
+            arrives = self._attention(start, queries)
+            self._norm(arrives, model.q_dim // config.norm_lanes, "attention and its norm")
+            self._linear(model.dim, width=model.q_dim)
+            self._norm(self._added(), rows, "norm before gate and up")
+            self._linear(2 * model.hidden)
+            gated = self._element() + config.gating.latency + WIDEN_LATENCY
+            self._norm(gated, hidden, "gate and its norm")
+            self._linear(model.dim, width=model.hidden)
+        if self.sample:
+            self._norm(self._added(), rows, "norm before the head")
+            self._linear(model.vocab)
+            self._wait(self._element() + 3, "choice of the token")
+        else:
+            self._wait(self._added() + 3, "choice of the token")
+        return self.result
+
+    def _words(self, width: int) -> int:
+        """Words of an output row."""
+        return -(-width // self.config.lanes)
+
+    def _element(self) -> int:
+        """The cycle of the last element of what was multiplied."""
+        return self.time - 1 + self.sums + self.elements
+
+    def _added(self) -> int:
+        """The cycle in which the last row of the residual stream reaches the norm."""
+        return self._element() + WIDEN_LATENCY + self.config.residual.latency
+
+    def _wait(self, until: int, name: str) -> None:
+        waits = self.result.waits
+        waits[name] = waits.get(name, 0) + max(until - self.time, 0)
+        self.time = max(until, self.time)
+
+    def _norm(self, arrives: int, rows: int, name: str) -> None:
+        """A vector whose last row reaches the norm in that cycle, until its first word."""
+        self.scaled = arrives + self.norm_scale
+        self._wait(arrives + self.norm_codes + rows - 1 + WIDEN_LATENCY + 1, name)
+
+    def _linear(self, rows: int, width: int | None = None) -> None:
+        words = rows * self._words(self.model.dim if width is None else width)
+        self.result.linear += words
+        self.time += words
+
+    def _heads(self, count: int, start: int) -> Iterator[int]:
+        """Cycles in which the last element of each head is there."""
+        words = self.config.head_dim * self._words(self.model.dim)
+        for head in range(count):
+            yield start + (head + 1) * words - 1 + self.sums + self.elements
+
+    def _attention(self, start: int, queries: int) -> int:
+        """The cycle in which the last row of attention reaches the norm.
+
+        Old tokens: a pair a cycle from the first query on, and a turn of the sums for each head.
+        """
+        model, config, unit = self.model, self.config, self.config.attention
+        quantiser = config.quantiser.quantiser
+        rotated = 1 + config.rope.latency + WIDEN_LATENCY  # 1: the head is announced
+        peak = rotated + quantiser.commit
+        codes = rotated + quantiser.early + 2 + quantiser.code_latency + unit.rows - 1
+        scaled = max(peak + unit.query_latency + TYPICAL_ZEROS, codes + 1)
+        first_old = 0 if self.overlap else self.time - 1 + self.sums + self.elements + 4
+        keys = mixed = 0
+        for there in self._heads(model.heads, start):
+            keys = max(there + scaled, first_old, keys)
+            mixed = max(keys + unit.score_latency + 4, mixed) + unit.rows + self.position
+            keys += self.position
+        stored = [each + codes + 3 for each in self._heads(model.kv_heads, queries)]
+        words = config.head_dim * self._words(model.dim) * model.kv_heads
+        closing = [0, 0]  # when each of the dividers has its next result
+        group = model.heads // model.kv_heads
+        for head in range(model.heads):
+            keys = max(keys + 1, stored[head // group])
+            divider = max(keys + unit.score_latency + 5, closing[head % 2])
+            closing[head % 2] = divider + unit.closing_latency + TYPICAL_ZEROS
+            mixed = max(mixed, stored[head // group] + words + 4) + 1
+            mixed = max(mixed, closing[head % 2]) + unit.rows
+        return mixed + unit.result_latency + 1

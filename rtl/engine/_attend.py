@@ -28,6 +28,14 @@ def walk(m: Module, op: Any, ends: Any, written: Signal) -> tuple[Signal, Signal
     return head, slot, done
 
 
+def chosen_layout(operation: data.StructLayout) -> data.StructLayout:
+    """A token to read; ``last`` of a head."""
+    return data.StructLayout({
+        "token": unsigned(operation["position"].width),
+        "last": unsigned(1),
+    })
+
+
 class Attend(wiring.Component):
     """For every head of an operation: what attention shall do, and which tokens it gets for it.
 
@@ -62,11 +70,8 @@ class Attend(wiring.Component):
         keep: int = 0,
     ):
         self.operation, self.unit, self.read, self.keep = operation, unit, read, keep
-        chosen = data.StructLayout({
-            "token": unsigned(operation["position"].width),
-            "last": unsigned(1),
-        })
-        ports = {"chosen_i": In(stream.Signature(chosen))} if keep else {}
+        chosen = stream.Signature(chosen_layout(operation))
+        ports = {"chosen_i": In(chosen)} if keep else {}
         super().__init__({
             **ports,
             "op_i": In(stream.Signature(operation)),

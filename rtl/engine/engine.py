@@ -341,6 +341,8 @@ class Engine(wiring.Component):
         config = self.config
         m.submodules.select = select = Select(
             attend_layout(config.sequencer),
+            heads.key_o.p.shape(),
+            heads.key_at_o.p.shape(),
             config.heads,
             config.keep,
             config.choice,

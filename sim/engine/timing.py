@@ -7,7 +7,6 @@ how far a sum is shifted, is taken as in typical texts.  ``docs/engine.md`` has 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -46,6 +45,19 @@ def estimate(
     return _Token(model, config, position, sample, overlap, fetch).estimate()
 
 
+@dataclass(frozen=True)
+class _Product:
+    """A projection: the cycles in which its first sum is there and in which its scale is too."""
+
+    first: int
+    start: int
+    words: int  # of a row
+
+    def sum(self, row: int) -> int:
+        """The cycle in which the sum of a row is scaled."""
+        return max(self.first + row * self.words, self.start + row)
+
+
 class _Token:
     def __init__(
         self,
@@ -66,6 +78,8 @@ class _Token:
         self.sums = config.matvec.latency + QUEUE_LATENCY
         self.elements = rescale.latency
         self.time = 0  # the cycle after the last word
+        self.scaled = 0  # the first cycle in which a sum of the next operation finds its scale
+        self.final = 0  # the cycle in which the last sum was scaled
         self.result = Estimate()
 
     def estimate(self) -> Estimate:
@@ -77,12 +91,8 @@ class _Token:
         for layer in range(model.layers):
             if layer:
                 self._norm(self._added(), rows, "norm before Q, K and V")
-            start = self.time
-            self._linear(model.q_dim)
-            queries = self.time
-            self._linear(model.kv_dim)
-            self._linear(model.kv_dim)
-            arrives = self._attention(start, queries)
+            queries, keys, values = map(self._linear, (model.q_dim, model.kv_dim, model.kv_dim))
+            arrives = self._attention(queries, keys, values)
             self._norm(arrives, model.q_dim // config.norm_lanes, "attention and its norm")
             self._linear(model.dim, width=model.q_dim)
             self._norm(self._added(), rows, "norm before gate and up")
@@ -104,7 +114,7 @@ class _Token:
 
     def _element(self) -> int:
         """The cycle of the last element of what was multiplied."""
-        return self.time - 1 + self.sums + self.elements
+        return self.final + self.elements
 
     def _added(self) -> int:
         """The cycle in which the last row of the residual stream reaches the norm."""
@@ -120,21 +130,26 @@ class _Token:
         self.scaled = arrives + self.norm_scale
         self._wait(arrives + self.norm_codes + rows - 1 + WIDEN_LATENCY + 1, name)
 
-    def _linear(self, rows: int, width: int | None = None) -> None:
-        words = rows * self._words(self.model.dim if width is None else width)
-        self.result.linear += words
-        self.time += words
+    def _linear(self, rows: int, width: int | None = None) -> _Product:
+        words = self._words(self.model.dim if width is None else width)
+        first = self.time + words - 1 + self.sums
+        product = _Product(first, max(first, self.scaled), words)
+        self.result.linear += words * rows
+        self.time += words * rows
+        self.final = product.sum(rows - 1)
+        self.scaled = product.start + self.config.rescale.interval
+        return product
 
-    def _heads(self, count: int, start: int) -> Iterator[int]:
+    def _heads(self, product: _Product, count: int) -> list[int]:
         """Cycles in which the last element of each head is there."""
-        words = self.config.head_dim * self._words(self.model.dim)
-        for head in range(count):
-            yield start + (head + 1) * words - 1 + self.sums + self.elements
+        ends = range(self.config.head_dim - 1, count * self.config.head_dim, self.config.head_dim)
+        return [product.sum(row) + self.elements for row in ends]
 
-    def _attention(self, start: int, queries: int) -> int:
+    def _attention(self, queries: _Product, keys: _Product, values: _Product) -> int:
         """The cycle in which the last row of attention reaches the norm.
 
         Old tokens: a pair a cycle from the first query on, and a turn of the sums for each head.
+        Newest: a turn for each head, in which the result of the one before leaves.
         """
         model, config, unit = self.model, self.config, self.config.attention
         quantiser = config.quantiser.quantiser
@@ -142,20 +157,21 @@ class _Token:
         peak = rotated + quantiser.commit
         codes = rotated + quantiser.early + 2 + quantiser.code_latency + unit.rows - 1
         scaled = max(peak + unit.query_latency + TYPICAL_ZEROS, codes + 1)
-        first_old = 0 if self.overlap else self.time - 1 + self.sums + self.elements + 4
-        keys = mixed = 0
-        for there in self._heads(model.heads, start):
-            keys = max(there + scaled, first_old, keys)
-            mixed = max(keys + unit.score_latency + 4, mixed) + unit.rows + self.position
-            keys += self.position
-        stored = [each + codes + 3 for each in self._heads(model.kv_heads, queries)]
-        words = config.head_dim * self._words(model.dim) * model.kv_heads
-        closing = [0, 0]  # when each of the dividers has its next result
-        group = model.heads // model.kv_heads
+        first_old = 0 if self.overlap else self._element() + 4
+        met = mixed = 0  # when the last key met its query, when the last value was added
+        for there in self._heads(queries, model.heads):
+            met = max(there + scaled, first_old, met)
+            mixed = max(met + unit.score_latency + 4, mixed) + unit.rows + self.position
+            met += self.position
+        written = codes + 3
+        key_at = [there + written for there in self._heads(keys, model.kv_heads)]
+        value_at = [there + written for there in self._heads(values, model.kv_heads)]
+        divided = [0, 0]  # when each of the dividers has given its last result
         for head in range(model.heads):
-            keys = max(keys + 1, stored[head // group])
-            divider = max(keys + unit.score_latency + 5, closing[head % 2])
-            closing[head % 2] = divider + unit.closing_latency + TYPICAL_ZEROS
-            mixed = max(mixed, stored[head // group] + words + 4) + 1
-            mixed = max(mixed, closing[head % 2]) + unit.rows
+            slot = head * model.kv_heads // model.heads
+            met = max(met + 1, key_at[slot])
+            begins = max(met + unit.score_latency + 5, divided[head % 2])
+            divided[head % 2] = begins + unit.closing_latency + TYPICAL_ZEROS
+            mixed = max(mixed, value_at[slot] + 4) + 1
+            mixed = max(mixed, divided[head % 2]) + unit.rows
         return mixed + unit.result_latency + 1

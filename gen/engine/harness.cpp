@@ -70,7 +70,7 @@ struct Machine {
     std::vector<uint8_t> taps;
     std::vector<uint32_t> when;
     std::vector<Inputs> inputs;
-    uint64_t linear = 0, starved = 0, attention = 0;
+    uint64_t linear = 0, starved = 0, attention = 0, leads = 0;
     std::vector<uint32_t> gaps;  // of the last token: cycles without weights, by words used before
     uint64_t used = 0;
     int mode = 0, keep = 0;
@@ -144,6 +144,7 @@ struct Machine {
         linear += bit(TAP_LINEAR);
         starved += bit(TAP_STARVED);
         attention += bit(TAP_ATTENTION);
+        leads += bit(TAP_LEADS);
         if (record && (bit(TAP_INPUT) | bit(TAP_CODES) | bit(TAP_SCALE) | bit(TAP_ELEMENT) |
                        bit(TAP_HEAD) | bit(TAP_PEAK) | bit(TAP_ATTENTION))) {
             const uint8_t* from = reinterpret_cast<const uint8_t*>(bits);
@@ -307,7 +308,7 @@ uint64_t engine_count(void* handle, int what) {
     Machine& m = *static_cast<Machine*>(handle);
     const uint64_t counts[] = {m.cycles,         m.linear,       m.starved,         m.attention,
                                m.weights.served, m.gains.served, m.embedding.served, m.when.size(),
-                               m.inputs.size(),  m.gaps.size()};
+                               m.inputs.size(),  m.gaps.size(), m.leads};
     return counts[what];
 }
 const uint8_t* engine_taps(void* handle) { return static_cast<Machine*>(handle)->taps.data(); }

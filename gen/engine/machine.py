@@ -27,9 +27,10 @@ from ..verilog import Design
 
 HARNESS = Path(__file__).with_name("harness.cpp")
 COUNTS = ("cycles", "linear", "starved", "attention", "words", "gains", "rows", "taps", "inputs")
-COUNTS += ("gaps",)
+COUNTS += ("gaps", "leads")
 FIELDS = ("at", "kind", "when", "waits", "unit", "flag", "fresh", "slot", "rows", "words")
 FIELDS += ("address", "value")
+FLAGS = ("linear", "starved", "attention", "leads")
 VALIDS = ("input", "codes", "scale", "element", "head", "peak")
 
 
@@ -115,7 +116,7 @@ def _ports(config: EngineConfig) -> str:
         "TABLE_MASK": "0xffff",
         "TAP_BYTES": 4 * -(-layout.size // 32),
         **{f"TAP_{name.upper()}": offsets[f"{name}_valid"] for name in VALIDS},
-        **{f"TAP_{name.upper()}": offsets[name] for name in ("linear", "starved", "attention")},
+        **{f"TAP_{name.upper()}": offsets[name] for name in FLAGS},
     }
     lines = [f"#define {name} {value}" for name, value in values.items()]
     return "\n".join(["#pragma once", '#include "Vengine.h"', *lines]) + "\n"

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...rtl.engine._program import Kind, Target
 from ...rtl.engine.engine import EngineConfig
-from ...sim.engine.image import Image, compile_image
+from ...sim.engine.image import Image, compile_image, precision_of
 from ...sim.engine.integer import IntegerLogits, IntegerModel, Trace
 from ...sim.engine.model import ModelConfig, ModelError
 from ...sim.engine.taps import differences, expected
@@ -176,13 +176,15 @@ class Teller:
             at += words
         config = self.config
         word = machines.word_bytes(config)
-        for name, size, count in (
-            ("weights", word, moved["words"]),
-            ("gains", 2 * config.norm_lanes, moved["gains"]),
-            ("embedding", config.norm_lanes, moved["rows"]),
-            ("keys and values", 2 * config.head_dim, moved["attention"]),
+        for name, bits, count in (
+            ("weights", 8 * word, moved["words"]),
+            ("gains", 16 * config.norm_lanes, moved["gains"]),
+            ("embedding", 8 * config.norm_lanes, moved["rows"]),
+            ("keys and values", config.pair_bits, moved["attention"]),
+            ("leading ones of keys", config.lead_bits, moved["leads"]),
         ):
-            tally.bytes_moved[name] = tally.bytes_moved.get(name, 0) + size * count
+            if bits:
+                tally.bytes_moved[name] = tally.bytes_moved.get(name, 0) + bits * count // 8
 
 
 class Story:
@@ -215,10 +217,10 @@ class Story:
         self.ids = file.tokenizer.encode(prompt, bos=True)
         self.tally, self.note = Tally(), None
         self.tokens, self.check = tokens, check_activations
-        model = IntegerModel.compile(file.model)
+        self.config = config_for(file.model.config, **(settings or {}))
+        model = IntegerModel.compile(file.model, precision_of(self.config))
         if temperature:
             model = model.at_temperature(temperature)
-        self.config = config_for(model.config, **(settings or {}))
         check_prompt(model.config, self.ids)
         self.teller = Teller(model, self.config, overlap=overlap, progress=progress)
         self.teller.machine.stall(stalls, seed + 1)

@@ -195,6 +195,17 @@ class EngineConfig(Config):
             recent=self.recent,
         )
 
+    @property
+    def pair_bits(self) -> int:
+        """Bits of a key and a value with their scales."""
+        unit = self.attention
+        return 2 * CODE * self.head_dim + unit.key_scale_width + unit.value_scale_width
+
+    @property
+    def lead_bits(self) -> int:
+        """Bits of a key's leading-one codes; 0 where there are none."""
+        return self.choice.lead_width * self.head_dim if self.kept else 0
+
     def store(self, scale_width: int, code_width: int = CODE) -> KvStoreConfig:
         return KvStoreConfig(
             head_dim=self.head_dim,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...rtl.engine._program import Kind, Source, When
 from ..types import Streams, Transfers
-from .image import Image, compile_image
+from .image import Image, compile_image, precision_of
 from .integer import IntegerModel
 from .model import Embedding, Layer, Model, ModelConfig, Ternary
 from .timing import estimate
@@ -141,7 +141,8 @@ def _compiled(config: EngineConfig, seed: int) -> tuple[IntegerModel, Image]:
         context=config.context,
         vocab=config.vocab,
     )
-    model = IntegerModel.compile(random_model(sizes, np.random.default_rng(seed)))
+    random = random_model(sizes, np.random.default_rng(seed))
+    model = IntegerModel.compile(random, precision_of(config))
     return model, compile_image(model, config)
 
 

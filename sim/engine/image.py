@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...rtl.engine._program import Kind, Source, Target, Wait, When
-from .integer import IntegerModel, Norm, Projection
+from .integer import IntegerModel, Norm, Precision, Projection
 from .model import ModelError
 
 if TYPE_CHECKING:
@@ -80,8 +80,15 @@ def check_fit(model: IntegerModel, config: EngineConfig) -> None:
             small.append(f"norm_lanes that divides {name}={size} (has {config.norm_lanes})")
     if small:
         raise DoesNotFit(f"the model does not fit the engine; it needs {', '.join(small)}")
-    if p != type(p)():
-        raise DoesNotFit("the engine has the default precision; the model was compiled for another")
+    if p != precision_of(config):
+        raise DoesNotFit("the model was compiled for another precision, or selection of tokens")
+
+
+def precision_of(config: EngineConfig) -> Precision:
+    """What a model must be compiled for to run on an engine."""
+    if config.select == "lop":
+        return Precision(select_k=config.keep, select_recent=config.recent)
+    return Precision()
 
 
 def operations(layers: int) -> int:

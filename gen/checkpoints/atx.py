@@ -14,18 +14,7 @@ def of_model(
     model: Model, tokenizer: bpe.Tokenizer | Tokenizer | None, source: Source | None = None
 ) -> Checkpoint:
     """A model of the engine as a checkpoint; the embedding becomes an 8-bit :class:`Integer`."""
-    config = CheckpointConfig(
-        **{
-            field.name: getattr(model.config, field.name)
-            for field in dataclasses.fields(CheckpointConfig)
-            if hasattr(model.config, field.name)
-        },
-        **{
-            name: value
-            for name, value in {"gate": "relu2", "sub_norms": True}.items()
-            if not hasattr(model.config, name)
-        },
-    )
+    config = CheckpointConfig(**dataclasses.asdict(model.config))
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.tensors().items():
         if isinstance(tensor, Embedding):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...rtl.errors import AtriplexError
-from ...sim.engine.model import Ternary
+from ...sim.engine.model import Integer, Matrix, Ternary
 from ._source import CheckpointError, Source
 from .tokenizers import Tokenizer
 
@@ -30,27 +30,14 @@ class ConfigError(AtriplexError, ValueError):
     """Sizes that make no decoder; one sentence that begins with the field's name."""
 
 
-@dataclass(frozen=True, eq=False)
-class Integer:
-    """A matrix of integers: ``codes`` (outputs, inputs) of ``bits`` bits, and one scale.
-
-    ``value = code * scale``. :func:`.quantise.integer` makes codes within plus and minus
-    ``2**(bits - 1) - 1``; those of a file may be one lower.
-    """
-
-    codes: NDArray[np.int8]
-    scale: float
-    bits: int = 8
-
-
-Tensor = NDArray[np.float32] | Ternary | Integer
+Tensor = NDArray[np.float32] | Matrix
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
     """Sizes and constants of a decoder of the Llama or BitNet kind.
 
-    The first ten fields are those of :class:`atriplex.sim.engine.model.ModelConfig`. ``gate`` is
+    All but ``pairing`` are those of :class:`atriplex.sim.engine.model.ModelConfig`. ``gate`` is
     what the gate projection passes through: squared ReLU or SiLU; ``sub_norms``: norms before the
     output projections of attention and feed-forward; ``tied``: the head is the embedding, and there
     is no ``output.weight``; ``pairing``: which elements of a head the rotary embedding turns
@@ -181,7 +168,8 @@ class Checkpoint:
     """A model as it was found: nothing is quantised that was not.
 
     ``tensors`` are in the order of :meth:`CheckpointConfig.shapes` and each a float32 array, a
-    :class:`~atriplex.sim.engine.model.Ternary` or an :class:`Integer`. Reading checks names,
+    :class:`~atriplex.sim.engine.model.Ternary` or an
+    :class:`~atriplex.sim.engine.model.Integer`. Reading checks names,
     shapes, sizes and scales at once and the contents of a tensor when it is first used;
     :meth:`read` uses them all.
     """

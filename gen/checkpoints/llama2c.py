@@ -263,7 +263,7 @@ def load_v1(
             raise CheckpointError(
                 f"{source.path}: nothing in the file says where the first weight of a byte is: "
                 f"option bit_order must be high or low"
-                + ("" if bit_order is None else f", not {bit_order!r}")
+                + (" (check_text finds out)" if bit_order is None else f", not {bit_order!r}")
             )
         config = _config(
             source, 8, bool(shared), **constants, sub_norms=sub_norms is None or sub_norms

@@ -108,7 +108,7 @@ def text(path: Path) -> str:
     costs = sorted(measured.get("units", {}).items(), key=lambda item: item[0] != "all together")
     units = "\n".join(f"| {name} | {100 * cost:+.3f} % |" for name, cost in costs)
     settings = "\n".join(f"| {key} | {value} |" for key, value in meta["settings"].items())
-    sizes = "\n".join(f"| {key} | {value} |" for key, value in vars(config).items())
+    sizes = "\n".join(f"| {key} | {value} |" for key, value in packed.sizes(config).items())
     runs = [f"| ternary | {_run(ternary)} |"] + ([f"| float twin | {_run(twin)} |"] if twin else [])
     phases = "\n".join(
         f"| {part['network']} | {part['after_step']} | {part['to_step']} | {part['planned']} | "

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text from a packed model, by the golden models alone."""
+"""Text from a model, by the golden models alone."""
 
 import importlib.resources
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ...sim.engine.generate import ProjectionRun, generate, layer_activations
 from ...sim.engine.integer import IntegerModel
 from ...sim.engine.model import ModelError
 from ...sim.engine.reference import Reference
+from ..checkpoints import TextStream
+from ..checkpoints.models import runnable
 from . import packed
 from . import shipped as _shipped
 
@@ -24,8 +27,10 @@ class Story:
     Iterating yields the text of each new token, not the prompt. An empty prompt starts from
     ``<bos>`` alone; others follow it. ``note`` is, afterwards, a sentence when fewer than
     ``tokens`` came: the context was full. ``ids`` are all tokens so far, ``<bos>`` first.
+    ``options`` are those of :func:`atriplex.gen.checkpoints.models.runnable`, which ``found`` is
+    the result of.
 
-    Raises, on construction, :class:`.packed.ModelFileError` for the file,
+    Raises, on construction, :class:`atriplex.gen.checkpoints.CheckpointError` for the file,
     :class:`.bpe.TokenizerError` for a character that the vocabulary lacks, and
     :class:`atriplex.sim.engine.model.ModelError` for a prompt longer than the context.
     """
@@ -40,8 +45,9 @@ class Story:
         top_k: int = 0,
         seed: int = 0,
         arithmetic: str = "integer",
+        options: Mapping[str, Any] | None = None,
     ):
-        file = packed.load(path or shipped())
+        self.found = file = runnable(path or shipped(), **(options or {}))
         self.tokenizer = file.tokenizer
         self.ids = file.tokenizer.encode(prompt, bos=True)
         self.note: str | None = None
@@ -60,11 +66,13 @@ class Story:
         self._tokens = generate(model, list(self.ids), tokens, temperature, top_k, seed)
 
     def __iter__(self) -> Iterator[str]:
-        came = 0
+        came, text = 0, TextStream(self.tokenizer, self.ids)
         for token in self._tokens:
             came += 1
             self.ids.append(token)
-            yield self.tokenizer.decode([token])
+            yield text.feed(token)
+        if rest := text.end():
+            yield rest
         if came < self.tokens:
             self.note = (
                 f"stopped after {came} of {self.tokens} tokens: the context of "

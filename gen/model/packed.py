@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ...rtl.errors import AtriplexError
 from ...sim.engine.model import (
     Embedding,
+    Integer,
     Model,
     ModelConfig,
     ModelError,
@@ -113,6 +114,8 @@ def encode(file: ModelFile) -> bytes:
             encoding, shape = "int8", tensor.codes.shape
             payload += struct.pack("<f", _scale(name, tensor.scale))
             payload += tensor.codes.astype(np.int8).tobytes()
+        elif isinstance(tensor, Integer):
+            raise ValueError(f"tensor {name} is of integers; projections of an .atx file are trits")
         else:
             encoding, shape = "float32", tensor.shape
             if not np.isfinite(tensor).all():
@@ -127,7 +130,7 @@ def encode(file: ModelFile) -> bytes:
         })
     header = json.dumps(
         {
-            "config": dataclasses.asdict(file.model.config),
+            "config": sizes(file.model.config),
             "merges": [list(pair) for pair in file.tokenizer.merges],
             "meta": dict(file.meta),
             "tensors": tensors,
@@ -169,6 +172,13 @@ def load(path: Path) -> ModelFile:
 def decode(contents: bytes, name: str = "model") -> ModelFile:
     """Contents of a packed file; ``name`` opens the sentence of an error."""
     return _Reader(contents, name).read()
+
+
+def sizes(config: ModelConfig) -> dict[str, Any]:
+    """Sizes as of the first version; what came later is there only where it is not the default."""
+    default = {"gate": "relu2", "sub_norms": True, "tied": False}
+    fields = dataclasses.asdict(config)
+    return {name: value for name, value in fields.items() if default.get(name) != value}
 
 
 def _scale(name: str, scale: float) -> float:
@@ -222,7 +232,8 @@ class _Reader:
             config = ModelConfig(**header["config"])
         except (TypeError, ModelError) as error:
             raise self.fail(at, "a model configuration", error) from None
-        count = 11 * config.layers + 3
+        # Not by their names: a header may claim a million layers.
+        count = (11 if config.sub_norms else 9) * config.layers + (2 if config.tied else 3)
         if len(header["tensors"]) != count:
             raise self.fail(
                 at, f"{count} tensors for {config.layers} layers", len(header["tensors"])

@@ -151,7 +151,10 @@ class EngineConfig(Config):
 
     @property
     def gating(self) -> GateConfig:
-        return GateConfig(width=WIDTH, activation=self.gate)
+        """Hidden values keep 4 bits of fraction of a squared ReLU's 30, 8 of a SiLU's 20."""
+        return GateConfig(
+            width=WIDTH, activation=self.gate, shift=26 if self.gate == "relu2" else 12
+        )
 
     @property
     def rope(self) -> RopeConfig:

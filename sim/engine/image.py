@@ -159,7 +159,7 @@ class _Compiler:
         yield self._linear(weights["attn_output"], Target.ADD)
         yield self._norm(norms["ffn_norm"], Source.RESIDUAL)
         gate, up = weights["ffn_gate"], weights["ffn_up"]
-        both = np.stack((gate.trits, up.trits), axis=1).reshape(-1, c.dim)
+        both = np.stack((gate.codes, up.codes), axis=1).reshape(-1, c.dim)
         yield self._linear(gate, Target.GATE, trits=both)
         yield self._norm(norms["ffn_sub_norm"], Source.GATE)
         yield self._linear(weights["ffn_down"], Target.ADD)
@@ -173,7 +173,15 @@ class _Compiler:
         rows = norm.gain.reshape(-1, lanes)
         at, self.row = self.row, self.row + len(rows)
         self.gains.append(rows)
-        return _op(Kind.NORM, unit=source, rows=len(rows), address=at, value=norm.eps, when=when)
+        return _op(
+            Kind.NORM,
+            unit=source,
+            flag=norm.plain,
+            rows=len(rows),
+            address=at,
+            value=norm.eps,
+            when=when,
+        )
 
     def _linear(
         self,
@@ -189,7 +197,7 @@ class _Compiler:
     ) -> Operation:
         """``flag``: the vector's last operation; ``fresh``: its first."""
         lanes = self.config.lanes
-        rows = weight.trits if trits is None else trits
+        rows = weight.codes if trits is None else trits
         rows = rows if order is None else rows[order]
         padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % lanes)))
         words = padded.reshape(-1, lanes)

@@ -39,12 +39,12 @@ from .._fixed import (
 )
 from ..kv import lop_select
 from ..vector import rope
-from ..vector.gate import gated
+from ..vector.gate import gated, silu_gated
 from ..vector.rescale import rescale
 from ..vector.residual import added
 from ..vector.rms_norm import norm_quantise
 from ..vector.softmax import CHANCE_BITS, Softmax, log2
-from .model import Embedding, Model, ModelConfig, ModelError
+from .model import Embedding, Matrix, Model, ModelConfig, ModelError
 from .reference import check_tokens
 
 Scale = tuple[int, int]
@@ -87,6 +87,7 @@ class Precision:
     weight_bits: int = 7
     hidden_bits: int = 18
     hidden_fraction: int = 4
+    silu_fraction: int = 8
     product_bits: int = 18
     logit_fraction: int = 10
     select_k: int = 0
@@ -106,6 +107,7 @@ class Precision:
             ("weight_bits", 2, 14),
             ("hidden_bits", 8, 28),
             ("hidden_fraction", 0, 20),
+            ("silu_fraction", 0, 20),
             ("product_bits", 8, 40),
             ("logit_fraction", 0, 16),
             ("select_k", 0, 1 << 16),
@@ -122,23 +124,27 @@ class Precision:
 class Norm:
     """Gains as integers; ``eps`` is ``eps * width`` in units of the squared input.
 
-    Products with gains lose ``drop`` bits.
+    Products with gains lose ``drop`` bits. ``plain``: no norm, the vector is quantised as it is;
+    the gains are as good as 1, and ``eps`` is the square that the scale is divided by.
     """
 
     gain: Ints
     fraction: int
     eps: int
     drop: int
+    plain: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """Trits, and the scale from ``sum * norm scale`` to the output's fixed point.
+    """Codes of ``bits`` bits (2: trits), and the scale from ``sum * norm scale`` to the output's
+    fixed point.
 
-    ``columns`` are the trits transposed, in a float type in which every sum is exact.
+    ``columns`` are the codes transposed, in a float type in which every sum is exact.
     """
 
-    trits: NDArray[np.int8]
+    codes: NDArray[np.int8]
+    bits: int
     columns: NDArray[np.floating]
     scale: Scale
 
@@ -209,28 +215,34 @@ class IntegerModel:
         """
         p, c = precision or Precision(), model.config
         embedding_shift, unit = _residual_unit(model.token_embd, p)
-        fractions = {"attn_sub_norm": p.activation_fraction, "ffn_sub_norm": p.hidden_fraction}
+        hidden = p.hidden_fraction if c.gate == "relu2" else p.silu_fraction
+        fractions = {"attn_sub_norm": p.activation_fraction, "ffn_sub_norm": hidden}
         layers = []
         for index, layer in enumerate(model.layers):
-            # The gate's other factor keeps the gate's scale: the norm behind it cancels the ratio.
+            # The gate's other factor keeps the gate's scale; its unit takes account of the ratio.
             ratio = layer.ffn_gate.scale / layer.ffn_up.scale
-            norms = {}
+            norms, scales = {}, {}
             for name, width in c.norms().items():
                 units = 2.0 ** -fractions[name] if name in fractions else unit
                 units /= ratio if name == "ffn_sub_norm" else 1
-                where = f"blk.{index}.{name}"
-                norms[name] = _norm(getattr(layer, name), c.eps * width / units**2, p, where)
+                where, gain = f"blk.{index}.{name}", getattr(layer, name)
+                if gain is None:
+                    norms[name] = _plain(width, p)
+                    scales[name] = units * math.sqrt(norms[name].eps / width)
+                else:
+                    norms[name] = _norm(gain, c.eps * width / units**2, p, where)
             projections = {}
             for name in c.projections():
                 weight, where = getattr(layer, name), f"blk.{index}.{name}"
                 scale = layer.ffn_gate.scale if name == "ffn_up" else weight.scale
                 units = unit if name in ("attn_output", "ffn_down") else 2.0**-p.activation_fraction
                 norm = norms[NORM_OF[name]]
-                projections[name] = _projection(weight.trits, scale / units, norm, where)
+                scale *= scales.get(NORM_OF[name], 1.0)
+                projections[name] = _projection(weight, scale / units, norm, where)
             layers.append(IntegerLayer(norms, projections))
         norm = _norm(model.output_norm, c.eps * c.dim / unit**2, p, "output_norm")
         output = _projection(
-            model.output.trits, model.output.scale * 2.0**p.logit_fraction, norm, "output"
+            model.output, model.output.scale * 2.0**p.logit_fraction, norm, "output"
         )
         top = _top(p.kv_bits)
         return cls(
@@ -304,8 +316,7 @@ class IntegerModel:
                 self._activation(codes, scale, weights[name], f"{at}.{name}", note)
                 for name in ("ffn_gate", "ffn_up")
             )
-            fraction = 3 * p.activation_fraction - p.hidden_fraction
-            hidden = gated(gate, up, fraction, p.hidden_bits)
+            hidden = self._gate(gate, up)
             codes, scale = self._norm(hidden, norms["ffn_sub_norm"], f"{at}.ffn_sub_norm", note)
             x = self._add(x, codes, scale, weights["ffn_down"], f"{at}.ffn_down", note)
             note[f"{at}.out"] = x
@@ -315,10 +326,17 @@ class IntegerModel:
         return IntegerLogits(note["output.sums"], fixed, p.logit_fraction)
 
     def _norm(self, x: Ints, norm: Norm, name: str, note: Trace) -> tuple[Ints, tuple[Ints, Ints]]:
-        codes, scale = norm_quantise(x, norm.gain, norm.eps, drop=norm.drop)
+        codes, scale = norm_quantise(x, norm.gain, norm.eps, drop=norm.drop, plain=norm.plain)
         note[f"{name}.input"], note[f"{name}.codes"] = x, codes
         note[f"{name}.mantissa"], note[f"{name}.shift"] = scale
         return codes, scale
+
+    def _gate(self, gate: Ints, up: Ints) -> Ints:
+        p = self.precision
+        if self.config.gate == "relu2":
+            return gated(gate, up, 3 * p.activation_fraction - p.hidden_fraction, p.hidden_bits)
+        shift = 2 * p.activation_fraction - p.silu_fraction
+        return silu_gated(gate, up, shift, p.hidden_bits, p.activation_fraction)
 
     def _activation(
         self, codes: Ints, scale: tuple[Ints, Ints], weight: Projection, name: str, note: Trace
@@ -408,7 +426,7 @@ class IntegerModel:
 def project(
     codes: Ints, scale: tuple[Ints, Ints], weight: Projection, bits: int, name: str, note: Trace
 ) -> Ints:
-    """Ternary projection: exact sums, then one rounding into the output's fixed point.
+    """A projection: exact sums, then one rounding into the output's fixed point.
 
     The two scales are multiplied and normalised to 16 bits first, once a token.
     """
@@ -446,15 +464,30 @@ def _norm(gain: NDArray[np.float32], eps: float, p: Precision, name: str) -> Nor
     return Norm(codes, own, max(1, round(eps)), drop)
 
 
-def _projection(trits: NDArray[np.int8], scale: float, norm: Norm, name: str) -> Projection:
+def _plain(width: int, p: Precision) -> Norm:
+    """What quantises a vector without a norm: its scale is the peak over ``2**15``.
+
+    A gain of 1 would need 17 bits; one of ``1 - 2**-15`` changes no element below ``2**14``.
+    """
+    drop = max(p.residual_bits + p.gain_bits - 1 - p.product_bits, 0)
+    gain = np.full(width, _top(p.gain_bits), np.int64)
+    return Norm(gain, p.gain_bits - 1, 1 << 30, drop, plain=True)
+
+
+def _projection(weight: Matrix, scale: float, norm: Norm, name: str) -> Projection:
     """``scale`` is that of the weights over the unit of the outputs."""
-    inputs = trits.shape[1]
+    inputs = weight.codes.shape[1]
     real = scale * math.sqrt(inputs) / 127 * 2.0 ** (norm.drop - norm.fraction)
-    # The norm's scale is at most the largest gain; the product must leave a shift to the right.
-    if not real * int(np.abs(norm.gain).max()) * 2.0**-norm.drop < 1 << 14:
+    # The norm's scale is at most the largest gain, that of a plain vector at most 4; the product
+    # must leave a shift to the right, and the hardware has 6 bits for each.
+    most = 4.0 if norm.plain else int(np.abs(norm.gain).max()) * 2.0**-norm.drop
+    if not real * most < 1 << 14:
         raise ModelError(f"the scale of {name} is too large for its fixed point")
-    columns = np.ascontiguousarray(trits.T.astype(_exact(127 * inputs)))
-    return Projection(trits, columns, scale_of(real))
+    if real and not real >= 2.0**-47:
+        raise ModelError(f"the scale of {name} is too small for its fixed point")
+    largest = 127 * inputs << weight.bits - 1 if weight.bits > 2 else 127 * inputs
+    columns = np.ascontiguousarray(weight.codes.T.astype(_exact(largest)))
+    return Projection(weight.codes, weight.bits, columns, scale_of(real))
 
 
 def _residual_unit(table: Embedding, p: Precision) -> tuple[int, float]:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A ternary decoder-only model as plain data: sizes and arrays."""
+"""A decoder-only model, ternary or of integers, as plain data: sizes and arrays."""
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +19,13 @@ class ModelError(AtriplexError, ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Sizes and constants of a BitNet b1.58 decoder.
+    """Sizes and constants of a decoder of the BitNet or Llama kind.
 
     ``heads`` query heads share ``kv_heads`` key and value heads; ``theta`` is the base of the
     rotary embedding, which pairs element ``i`` of a head with ``i + head_dim / 2``; ``context`` is
     the largest number of tokens, prompt and answer together; ``eps`` is that of every norm.
+    ``gate`` is what the gate passes through: squared ReLU or SiLU; ``sub_norms``: norms before the
+    output projections of attention and feed-forward; ``tied``: the head is the embedding.
     """
 
     dim: int = 192
@@ -34,11 +38,18 @@ class ModelConfig:
     context: int = 256
     theta: float = 10000.0
     eps: float = 1e-5
+    gate: Literal["relu2", "silu"] = "relu2"
+    sub_norms: bool = True
+    tied: bool = False
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type is float or field.type == "float":
+            if field.name == "gate":
+                good, rule = value in ("relu2", "silu"), "relu2 or silu"
+            elif field.type is bool:
+                good, rule = type(value) is bool, "true or false"
+            elif field.type is float or field.type == "float":
                 good = type(value) in (int, float) and math.isfinite(value) and value > 0
                 rule = "a finite number above 0"
             else:
@@ -65,7 +76,7 @@ class ModelConfig:
         return self.kv_heads * self.head_dim
 
     def projections(self) -> dict[str, tuple[int, int]]:
-        """Outputs and inputs of each of a layer's ternary projections."""
+        """Outputs and inputs of each of a layer's projections."""
         return {
             "attn_q": (self.q_dim, self.dim),
             "attn_k": (self.kv_dim, self.dim),
@@ -77,12 +88,23 @@ class ModelConfig:
         }
 
     def norms(self) -> dict[str, int]:
-        """Width of each of a layer's norms."""
+        """Width of each of a layer's vectors that are quantised, by the norm that does it.
+
+        Without sub-norms two of them are quantised as they are.
+        """
         return {
             "attn_norm": self.dim,
             "attn_sub_norm": self.q_dim,
             "ffn_norm": self.dim,
             "ffn_sub_norm": self.hidden,
+        }
+
+    def gains(self) -> dict[str, int]:
+        """Width of each of a layer's norms that there are."""
+        return {
+            name: width
+            for name, width in self.norms().items()
+            if self.sub_norms or not name.endswith("sub_norm")
         }
 
     @property
@@ -99,6 +121,30 @@ class Ternary:
     trits: NDArray[np.int8]
     scale: float
 
+    bits = 2
+
+    @property
+    def codes(self) -> NDArray[np.int8]:
+        """The trits, by the name they have in :class:`Integer`."""
+        return self.trits
+
+
+@dataclass(frozen=True, eq=False)
+class Integer:
+    """A matrix of integers: ``codes`` (outputs, inputs) of ``bits`` bits, and one scale.
+
+    ``value = code * scale``. Codes that quantisation makes are within plus and minus
+    ``2**(bits - 1) - 1``; those of a file may be one lower.
+    """
+
+    codes: NDArray[np.int8]
+    scale: float
+    bits: int = 8
+
+
+Matrix = Ternary | Integer
+"""What a projection may be."""
+
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
@@ -110,89 +156,96 @@ class Embedding:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Layer:
-    """One decoder layer; gains are float32."""
+    """One decoder layer; gains are float32, None where there is no such norm."""
 
     attn_norm: NDArray[np.float32]
-    attn_q: Ternary
-    attn_k: Ternary
-    attn_v: Ternary
-    attn_sub_norm: NDArray[np.float32]
-    attn_output: Ternary
+    attn_q: Matrix
+    attn_k: Matrix
+    attn_v: Matrix
+    attn_sub_norm: NDArray[np.float32] | None
+    attn_output: Matrix
     ffn_norm: NDArray[np.float32]
-    ffn_gate: Ternary
-    ffn_up: Ternary
-    ffn_sub_norm: NDArray[np.float32]
-    ffn_down: Ternary
+    ffn_gate: Matrix
+    ffn_up: Matrix
+    ffn_sub_norm: NDArray[np.float32] | None
+    ffn_down: Matrix
+
+
+Tensor = NDArray[np.float32] | Matrix | Embedding
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Model:
-    """A whole model: what the packed file holds and what every golden model is built from."""
+    """A whole model: what the packed file holds and what every golden model is built from.
+
+    The ``output`` of a tied model are the codes of the embedding.
+    """
 
     config: ModelConfig
     token_embd: Embedding
     layers: tuple[Layer, ...]
     output_norm: NDArray[np.float32]
-    output: Ternary
+    output: Matrix
 
     def __post_init__(self) -> None:
         config = self.config
         if len(self.layers) != config.layers:
             raise ModelError(f"the model has {len(self.layers)} layers, not {config.layers}")
         shapes = expected_shapes(config)
-        for name, tensor in self.tensors().items():
+        tensors = self.tensors()
+        for name in shapes.keys() ^ tensors.keys():
+            there = "there" if name in shapes else "left out"
+            raise ModelError(f"tensor {name} must be {there}, as config.sub_norms says")
+        for name, tensor in tensors.items():
             shape = shapes[name]
-            values = tensor if isinstance(tensor, np.ndarray) else _values(tensor)
+            values = tensor if isinstance(tensor, np.ndarray) else tensor.codes
             if values.shape != shape:
                 raise ModelError(f"tensor {name} has shape {values.shape}, not {shape}")
 
-    def tensors(self) -> "dict[str, NDArray[np.float32] | Ternary | Embedding]":
-        """All tensors by their GGUF names, in the order of use."""
-        tensors: dict[str, NDArray[np.float32] | Ternary | Embedding] = {
-            "token_embd.weight": self.token_embd
-        }
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by their GGUF names, in the order of use; a tied head is not among them."""
+        tensors: dict[str, Tensor] = {"token_embd.weight": self.token_embd}
         for index, layer in enumerate(self.layers):
             for field in dataclasses.fields(layer):
-                tensors[f"blk.{index}.{field.name}.weight"] = getattr(layer, field.name)
-        return tensors | {"output_norm.weight": self.output_norm, "output.weight": self.output}
+                tensor = getattr(layer, field.name)
+                if tensor is not None:
+                    tensors[f"blk.{index}.{field.name}.weight"] = tensor
+        tensors["output_norm.weight"] = self.output_norm
+        return tensors if self.config.tied else tensors | {"output.weight": self.output}
 
     @classmethod
-    def from_tensors(
-        cls,
-        config: ModelConfig,
-        tensors: "dict[str, NDArray[np.float32] | Ternary | Embedding]",
-    ) -> "Model":
+    def from_tensors(cls, config: ModelConfig, tensors: Mapping[str, Tensor]) -> "Model":
         """The inverse of :meth:`tensors`; all names must be there."""
         layers = tuple(
             Layer(**{
                 field.name: tensors[f"blk.{index}.{field.name}.weight"]
+                if config.sub_norms or not field.name.endswith("sub_norm")
+                else None
                 for field in dataclasses.fields(Layer)
             })  # pyright: ignore[reportArgumentType]
             for index in range(config.layers)
         )
+        embedding: Any = tensors["token_embd.weight"]
+        output = Integer(embedding.codes, embedding.scale) if config.tied else None
         return cls(
             config=config,
-            token_embd=tensors["token_embd.weight"],  # pyright: ignore[reportArgumentType]
+            token_embd=embedding,
             layers=layers,
             output_norm=tensors["output_norm.weight"],  # pyright: ignore[reportArgumentType]
-            output=tensors["output.weight"],  # pyright: ignore[reportArgumentType]
+            output=output or tensors["output.weight"],  # pyright: ignore[reportArgumentType]
         )
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor of a model, in the order of :meth:`Model.tensors`."""
     shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (config.vocab, config.dim)}
-    matrices, norms = config.projections(), config.norms()
+    matrices, norms = config.projections(), config.gains()
     for index in range(config.layers):
         for field in dataclasses.fields(Layer):
             name = field.name
-            shape = matrices[name] if name in matrices else (norms[name],)
-            shapes[f"blk.{index}.{name}.weight"] = shape
-    return shapes | {
-        "output_norm.weight": (config.dim,),
-        "output.weight": (config.vocab, config.dim),
-    }
-
-
-def _values(tensor: Ternary | Embedding) -> NDArray[np.int8]:
-    return tensor.trits if isinstance(tensor, Ternary) else tensor.codes
+            if name in matrices:
+                shapes[f"blk.{index}.{name}.weight"] = matrices[name]
+            elif name in norms:
+                shapes[f"blk.{index}.{name}.weight"] = (norms[name],)
+    shapes["output_norm.weight"] = (config.dim,)
+    return shapes if config.tied else shapes | {"output.weight": (config.vocab, config.dim)}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from .model import Model, ModelConfig, ModelError, Ternary
+from .model import Matrix, Model, ModelConfig, ModelError
 
 Floats = NDArray[np.float32]
 
@@ -83,24 +83,29 @@ class Reference:
             x = x + self._project(self._norm(mixed, layer.attn_sub_norm), layer.attn_output)
             u = self._norm(x, layer.ffn_norm)
             gate, up = self._project(u, layer.ffn_gate), self._project(u, layer.ffn_up)
-            hidden = np.maximum(gate, 0) ** 2 * up
+            if c.gate == "relu2":
+                hidden = np.maximum(gate, 0) ** 2 * up
+            else:
+                hidden = gate / (np.float32(1) + np.exp(-gate)) * up
             x = x + self._project(self._norm(hidden, layer.ffn_sub_norm), layer.ffn_down)
         state.length = span.stop
         return FloatLogits(self._project(self._norm(x, m.output_norm), m.output))
 
-    def _norm(self, x: Floats, gain: Floats) -> Floats:
+    def _norm(self, x: Floats, gain: Floats | None) -> Floats:
+        if gain is None:
+            return x
         mean = np.mean(x * x, axis=-1, keepdims=True)
         return x * (np.float32(1) / np.sqrt(mean + np.float32(self.model.config.eps))) * gain
 
-    def _project(self, x: Floats, weight: Ternary) -> Floats:
-        trits = self._weights.get(id(weight))
-        if trits is None:
-            trits = self._weights[id(weight)] = weight.trits.T.astype(np.float32)
+    def _project(self, x: Floats, weight: Matrix) -> Floats:
+        weights = self._weights.get(id(weight))
+        if weights is None:
+            weights = self._weights[id(weight)] = weight.codes.T.astype(np.float32)
         if not self.quantise:
-            return x @ trits * np.float32(weight.scale)
+            return x @ weights * np.float32(weight.scale)
         codes, scale = quantise(x)
-        # Exact in float32: no sum exceeds 127 * inputs, far below 2**24.
-        return (codes @ trits) / scale * np.float32(weight.scale)
+        # Exact in float32 for trits: no sum exceeds 127 * inputs, far below 2**24.
+        return (codes @ weights) / scale * np.float32(weight.scale)
 
     def _rotate(self, heads: Floats, span: slice) -> Floats:
         cos, sin = self._cos[span], self._sin[span]

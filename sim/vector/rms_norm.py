@@ -20,18 +20,19 @@ Ints = NDArray[np.int64]
 
 
 def norm_quantise(
-    x: Ints, gain: Ints, eps: Ints | int, top: int = 127, drop: int = 0
+    x: Ints, gain: Ints, eps: Ints | int, top: int = 127, drop: int = 0, plain: bool = False
 ) -> tuple[Ints, tuple[Ints, Ints]]:
     """Codes and scale of ``RMSNorm(x) * gain`` along the last axis, quantised by ``max|y|``.
 
     With ``y = x * gain / 2**drop``, to nearest, ties upwards, codes are ``top * y / max|y|`` to
     nearest, ties to even; the norm cancels there.  The scale is ``max|y| / sqrt(sum(x**2) + eps)``
     as (mantissa, shift); constants that complete it (``sqrt(width) / top``, the units of gain and
-    ``y``) are left to whoever takes the codes.
+    ``y``) are left to whoever takes the codes.  ``plain``: the scale is ``max|y| / sqrt(eps)``.
     """
     weighted = round_shift(x * gain, drop)
     peak = np.abs(weighted).max(axis=-1)
-    return absmax_codes(weighted, peak, top), scale_of(peak, (x * x).sum(axis=-1) + eps)
+    squares = 0 if plain else (x * x).sum(axis=-1)
+    return absmax_codes(weighted, peak, top), scale_of(peak, squares + np.asarray(eps))
 
 
 def scale_of(peak: Ints, square: Ints) -> tuple[Ints, Ints]:

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a checkpoint to a model that the engine can run."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...sim.engine.integer import IntegerModel
+from ...sim.engine.model import Embedding, Model, ModelConfig, ModelError
+from ..model.evaluate import Windows, loss
+from . import load
+from ._source import CheckpointError
+from .checkpoint import Checkpoint, Tensor
+from .llama2c import BIT_ORDERS
+from .quantise import QuantiseError, Target, exact_ternary, integer, matrix
+from .tokenizers import Tokenizer
+
+CHECKED = 512
+"""Tokens of a text that are enough to tell weights from noise."""
+WINDOW = 128
+
+
+@dataclass(frozen=True, eq=False)
+class Runnable:
+    """A model and its vocabulary; ``perplexities`` by bit order where a text decided on it."""
+
+    model: Model
+    tokenizer: Tokenizer
+    perplexities: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def note(self) -> str | None:
+        """What a text said about the bit order, as a sentence."""
+        if not self.perplexities:
+            return None
+        found = [f"{name} {value:.4g}" for name, value in self.perplexities.items()]
+        best = min(self.perplexities, key=lambda name: self.perplexities[name])
+        return f"perplexity of the text by bit order: {', '.join(found)}; it is {best}"
+
+
+def runnable(
+    path: Path | str,
+    *,
+    quantise: Target | None = None,
+    context: int | None = None,
+    check_text: Path | str | None = None,
+    **options: Any,
+) -> Runnable:
+    """The model in a file, with float matrices quantised (:func:`of_checkpoint`).
+
+    ``context`` shortens the model's; ``options`` are those of :func:`.load`. ``check_text``, a text
+    file, decides the bit order of a ternary llama2.c file: the one with which the integer model has
+    the lower perplexity on the beginning of the text.
+
+    Raises, besides what :func:`.load` raises, :class:`.CheckpointError` for a file without a
+    vocabulary, and for a text that decides nothing.
+    """
+    if check_text is None:
+        return _runnable(load(path, **options), quantise, context)
+    if options.get("bit_order") is not None:
+        raise CheckpointError(f"{path}: options bit_order and check_text exclude each other")
+    try:
+        text = Path(check_text).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise CheckpointError(f"{check_text}: expected a text, found {why}") from None
+    files = [load(path, **options, bit_order=order) for order in BIT_ORDERS]
+    found = [_runnable(file, quantise, context) for file in files]
+    ids = found[0].tokenizer.encode(text, bos=True)[: CHECKED + 1]
+    if len(ids) < 2:
+        raise CheckpointError(f"{check_text}: expected a text of some tokens, found {len(ids)}")
+    windows = list(_windows(np.array(ids), min(found[0].model.config.context, WINDOW)))
+    values = {
+        order: float(np.exp(loss(IntegerModel.compile(each.model), windows)))
+        for order, each in zip(BIT_ORDERS, found, strict=True)
+    }
+    if values["high"] == values["low"]:
+        raise CheckpointError(
+            f"{path}: the text does not tell bit orders apart: both give {values['low']:.4g}"
+        )
+    best = found[min(range(2), key=lambda at: values[BIT_ORDERS[at]])]
+    return dataclasses.replace(best, perplexities=values)
+
+
+def of_checkpoint(checkpoint: Checkpoint, quantise: Target | None = None) -> Model:
+    """The model of a checkpoint.
+
+    Float matrices become ``quantise`` (default int8), but those that have no other values than -s,
+    0 and s become trits, which changes nothing; what is ternary or integer stays. The embedding
+    becomes int8. Norms stay float32.
+    """
+    names = [each.name for each in dataclasses.fields(ModelConfig)]
+    config = ModelConfig(**{name: getattr(checkpoint.config, name) for name in names})
+    tensors: dict[str, Any] = {}
+    for name, tensor in checkpoint.tensors.items():
+        try:
+            tensors[name] = _converted(name, tensor, quantise or "int8")
+        except QuantiseError as error:
+            raise CheckpointError(f"{checkpoint.path}: tensor {name}: {error}") from None
+    return Model.from_tensors(config, tensors)
+
+
+def _converted(name: str, tensor: Tensor, target: Target) -> Any:
+    if name == "token_embd.weight":
+        codes = integer(tensor) if isinstance(tensor, np.ndarray) else tensor
+        return Embedding(codes.codes, codes.scale)
+    if name.endswith("norm.weight"):
+        return tensor
+    if isinstance(tensor, np.ndarray):
+        return exact_ternary(tensor) or matrix(tensor, target)
+    return tensor
+
+
+def _runnable(checkpoint: Checkpoint, quantise: Target | None, context: int | None) -> Runnable:
+    tokenizer = checkpoint.tokenizer
+    if tokenizer is None:
+        raise CheckpointError(
+            f"{checkpoint.path}: there is no vocabulary in the file; option tokenizer names one"
+        )
+    if context is not None:
+        most = checkpoint.config.context
+        if not 1 <= context <= most:
+            raise ModelError(f"{checkpoint.path}: context must be in 1..{most}, not {context}")
+        config = dataclasses.replace(checkpoint.config, context=context)
+        checkpoint = dataclasses.replace(checkpoint, config=config)
+    return Runnable(of_checkpoint(checkpoint, quantise), tokenizer)
+
+
+def _windows(ids: NDArray[np.int64], size: int) -> Windows:
+    """Inputs and targets, ``size`` tokens or fewer at a time."""
+    bounds = [*range(0, len(ids) - 1, size), len(ids) - 1]
+    return [(ids[a:b], ids[a + 1 : b + 1]) for a, b in itertools.pairwise(bounds)]

@@ -88,24 +88,25 @@ class _Token:
         # The first norm waits for its gains, which are asked for when the token is known.
         self._norm(6 + self.fetch - 1 + 2 * rows, rows, "embedding and its norm")
         hidden = model.hidden // config.norm_lanes
-        for layer in range(model.layers):
-            if layer:
-                self._norm(self._added(), rows, "norm before Q, K and V")
+        down: _Product | None = None
+        for _ in range(model.layers):
+            if down:
+                self._norm(self._added(down), rows, "norm before Q, K and V")
             queries, keys, values = map(self._linear, (model.q_dim, model.kv_dim, model.kv_dim))
             arrives = self._attention(queries, keys, values)
             self._norm(arrives, model.q_dim // config.norm_lanes, "attention and its norm")
-            self._linear(model.dim, width=model.q_dim)
-            self._norm(self._added(), rows, "norm before gate and up")
+            output = self._linear(model.dim, width=model.q_dim)
+            self._norm(self._added(output), rows, "norm before gate and up")
             self._linear(2 * model.hidden)
             gated = self._element() + config.gating.latency + WIDEN_LATENCY
             self._norm(gated, hidden, "gate and its norm")
-            self._linear(model.dim, width=model.hidden)
-        if self.sample:
-            self._norm(self._added(), rows, "norm before the head")
+            down = self._linear(model.dim, width=model.hidden)
+        if self.sample and down:
+            self._norm(self._added(down), rows, "norm before the head")
             self._linear(model.vocab)
             self._wait(self._element() + 3, "choice of the token")
         else:
-            self._wait(self._added() + 3, "choice of the token")
+            self._wait(self._element() + WIDEN_LATENCY + config.residual.latency + 3, "end")
         return self.result
 
     def _words(self, width: int) -> int:
@@ -116,9 +117,16 @@ class _Token:
         """The cycle of the last element of what was multiplied."""
         return self.final + self.elements
 
-    def _added(self) -> int:
-        """The cycle in which the last row of the residual stream reaches the norm."""
-        return self._element() + WIDEN_LATENCY + self.config.residual.latency
+    def _added(self, product: _Product) -> int:
+        """The cycle in which the last row of the residual stream reaches the norm.
+
+        The first one waits there while gains are loaded; the second may come meanwhile.
+        """
+        config, lanes = self.config, self.config.norm_lanes
+        between = product.sum(2 * lanes - 1) - product.sum(lanes - 1)
+        gains = self.model.dim // lanes
+        stall = max(gains + config.residual.latency - between, 0)
+        return self._element() + WIDEN_LATENCY + config.residual.latency + stall
 
     def _wait(self, until: int, name: str) -> None:
         waits = self.result.waits
@@ -156,13 +164,15 @@ class _Token:
         rotated = 1 + config.rope.latency + WIDEN_LATENCY  # 1: the head is announced
         peak = rotated + quantiser.commit
         codes = rotated + quantiser.early + 2 + quantiser.code_latency + unit.rows - 1
-        scaled = max(peak + unit.query_latency + TYPICAL_ZEROS, codes + 1)
+        loads = unit.query_latency + TYPICAL_ZEROS
         first_old = 0 if self.overlap else self._element() + 4
-        met = mixed = 0  # when the last key met its query, when the last value was added
+        # When the last query was loaded, key met its query, value was added.
+        loaded = met = mixed = 0
         for there in self._heads(queries, model.heads):
-            met = max(there + scaled, first_old, met)
+            loaded = max(max(there + peak, loaded) + loads, there + codes + 1)
+            met = max(loaded, first_old, met)
             mixed = max(met + unit.score_latency + 4, mixed) + unit.rows + self.position
-            met += self.position
+            met += max(self.position, 1)
         written = codes + 3
         key_at = [there + written for there in self._heads(keys, model.kv_heads)]
         value_at = [there + written for there in self._heads(values, model.kv_heads)]

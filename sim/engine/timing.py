@@ -16,8 +16,14 @@ if TYPE_CHECKING:
     from ...rtl.engine.engine import EngineConfig
     from .model import ModelConfig
 
-TYPICAL_ZEROS = 4
-"""Zeros above the top bit of a peak or a total, whose scales take a cycle for each."""
+PEAK_ZEROS = 4
+"""Zeros above a peak's top bit, typically: its scale takes a cycle for each."""
+
+TOTAL_ZEROS = 7
+"""The same of the total of a softmax."""
+
+RISES = 7
+"""Octaves that the level of a head rises by, beyond those that cost nothing, in a long text."""
 
 
 @dataclass
@@ -164,14 +170,15 @@ class _Token:
         rotated = 1 + config.rope.latency + WIDEN_LATENCY  # 1: the head is announced
         peak = rotated + quantiser.commit
         codes = rotated + quantiser.early + 2 + quantiser.code_latency + unit.rows - 1
-        loads = unit.query_latency + TYPICAL_ZEROS
+        loads = unit.query_latency + PEAK_ZEROS
         first_old = 0 if self.overlap else self._element() + 4
         # When the last query was loaded, key met its query, value was added.
         loaded = met = mixed = 0
+        rises = min(self.position // 4, RISES)
         for there in self._heads(queries, model.heads):
             loaded = max(max(there + peak, loaded) + loads, there + codes + 1)
             met = max(loaded, first_old, met)
-            mixed = max(met + unit.score_latency + 4, mixed) + unit.rows + self.position
+            mixed = max(met + unit.score_latency + 4, mixed) + unit.rows + self.position + rises
             met += max(self.position, 1)
         written = codes + 3
         key_at = [there + written for there in self._heads(keys, model.kv_heads)]
@@ -181,7 +188,7 @@ class _Token:
             slot = head * model.kv_heads // model.heads
             met = max(met + 1, key_at[slot])
             begins = max(met + unit.score_latency + 5, divided[head % 2])
-            divided[head % 2] = begins + unit.closing_latency + TYPICAL_ZEROS
+            divided[head % 2] = begins + unit.closing_latency + TOTAL_ZEROS
             mixed = max(mixed, value_at[slot] + 4) + 1
             mixed = max(mixed, divided[head % 2]) + unit.rows
         return mixed + unit.result_latency + 1

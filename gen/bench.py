@@ -24,6 +24,7 @@ from ..rtl.errors import AtriplexError
 from . import blocks, cache
 from .arrays import sharing
 from .describe import markdown
+from .selection import selection
 from .verilog import emit
 
 Row = dict[str, Any]
@@ -339,7 +340,18 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 PER_PRESET = ("correctness", "fpga", "asic")
 SECTIONS: dict[str, Callable[..., Iterator[Row]]] = {
     section.__name__: section
-    for section in (correctness, utilisation, fpga, asic, sharing, speed, growth, models, memory)
+    for section in (
+        correctness,
+        utilisation,
+        fpga,
+        asic,
+        sharing,
+        selection,
+        speed,
+        growth,
+        models,
+        memory,
+    )
 }
 
 if __name__ == "__main__":

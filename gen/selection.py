@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..sim.engine.generate import generate
 from ..sim.engine.integer import IntegerModel, Precision
 from ..sim.kv.lop_select import select
+from .engine.story import config_for
 from .model import evaluate, packed
 from .model.corpus import Corpus
 from .model.generate import shipped
@@ -28,8 +29,10 @@ KEPT = (8, 16, 32, 64)
 def selection() -> Iterator[Row]:
     """Leading One Prediction on the shipped model, 4 texts of its own of 256 tokens.
 
-    Recall: share of the K tokens with the largest exact scores that is chosen; chance: share of the
-    softmax that they have. Both over tokens with more than K before them.
+    Recall: share of the old tokens among the K with the largest exact scores that is chosen, the
+    newest token, which always is, being one of the K; chance: share of the softmax that the chosen
+    have. Both over tokens with at least K before them. Bytes of keys and values are those of all
+    tokens of the texts; with the leading ones that the choice reads, 4 bits an element of all keys.
     """
     file = packed.load(shipped())
     model = IntegerModel.compile(file.model)
@@ -53,6 +56,7 @@ def measure(windows: evaluate.Windows) -> Iterator[Row]:
         "recall": "",
         "chance": "",
         "K and V read": "100 %",
+        "with leading ones": "",
         "perplexity": f"{base:.3f}",
         "change": "",
     }
@@ -63,12 +67,15 @@ def measure(windows: evaluate.Windows) -> Iterator[Row]:
         own = np.exp(evaluate.loss(IntegerModel.compile(model, precision), windows))
         seen = np.concatenate([np.arange(1, len(tokens) + 1) for tokens, _ in windows])
         read = np.minimum(seen, keep).sum() / seen.sum()
+        engine = config_for(model.config, select="lop", keep=keep)
+        tried = (seen - 1).sum() / seen.sum() * engine.lead_bits / engine.pair_bits
         yield {
             "block": "lop_select",
             "K": keep,
             "recall": f"{100 * recall:.1f} %",
             "chance": f"{100 * chance:.1f} %",
             "K and V read": f"{100 * read:.1f} %",
+            "with leading ones": f"{100 * (read + tried):.1f} %",
             "perplexity": f"{own:.3f}",
             "change": f"{100 * (own / base - 1):+.2f} %",
         }

@@ -368,6 +368,29 @@ def run(
     ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token")] = 0.0,
     top_k: Annotated[int, typer.Option(min=0, help="draw from so many tokens; 0: all")] = 0,
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="vocabulary instead of the file's own")
+    ] = None,
+    bit_order: Annotated[
+        str | None, typer.Option(metavar="WHERE", help="ternary llama2.c: first weight high or low")
+    ] = None,
+    check_text: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="text that decides the bit order")
+    ] = None,
+    pairing: Annotated[
+        str | None, typer.Option(metavar="HOW", help="rotary pairs: half or interleaved")
+    ] = None,
+    gate: Annotated[str | None, typer.Option(metavar="NAME", help="relu2 or silu")] = None,
+    quantise: Annotated[
+        str | None, typer.Option(metavar="TO", help="float matrices: int8, int4 or ternary")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="most tokens of a text, below the model's own")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="NAME=VALUE", help="another one of the format; repeat it"),
+    ] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -375,26 +398,40 @@ def run(
     path = None if model == "shipped" else Path(model)
     if path and not path.exists():
         raise AtriplexError(f"{path}: no such file; the model of the package is called shipped")
+    from .checkpoints.models import runnable
+    from .configs import settings_of
+    from .model.generate import shipped
+
+    given = {
+        **settings_of(option or (), "--option"),
+        **{"tokenizer": tokenizer, "bit_order": bit_order, "check_text": check_text},
+        **{"pairing": pairing, "gate": gate, "quantise": quantise, "context": context},
+    }
+    found = runnable(path or shipped(), **given)
+    if found.note and not json:
+        note(found.note)
     if model_only:
         from .model.generate import Story
 
         story = Story(
-            prompt, path=path, tokens=tokens, temperature=temperature, top_k=top_k, seed=seed
+            prompt, found=found, tokens=tokens, temperature=temperature, top_k=top_k, seed=seed
         )
         pieces = _told(prompt, story, json)
         if json:
-            return say_json({"prompt": prompt, "text": "".join(pieces), "tokens": len(pieces)})
+            return say_json({
+                **{"prompt": prompt, "text": "".join(pieces), "tokens": len(pieces)},
+                **found.report(),
+            })
         if story.note:
             note(story.note)
         return None
-    from .configs import settings_of
     from .engine import report
     from .engine.story import Story as Told
 
     with progress(json) as stage:
         told = Told(
             prompt,
-            path=path,
+            found=found,
             tokens=tokens,
             settings=settings_of(settings or ()),
             check_activations=check_activations,
@@ -406,15 +443,16 @@ def run(
             progress=stage,
         )
     pieces = _told(prompt, told, json)
-    found = report.values(told, clock)
+    measured = report.values(told, clock)
     if json:
-        say_json({"prompt": prompt, "text": "".join(pieces), **found})
+        text = "".join(pieces)
+        say_json({"prompt": prompt, "text": text, **found.report(), **measured})
     else:
-        table(("", ""), report.rows(found), title=f"engine, {found['lanes']} lanes")
+        table(("", ""), report.rows(measured), title=f"engine, {measured['lanes']} lanes")
         if told.note:
             note(told.note)
-    if found["wrong"]:
-        raise Failed(found["wrong"][0])
+    if measured["wrong"]:
+        raise Failed(measured["wrong"][0])
     return None
 
 

@@ -56,9 +56,9 @@ def choose(
     return Choice(name, config, tuple(words))
 
 
-def settings_of(words: Iterable[str]) -> dict[str, Any]:
-    """What ``name=value`` words set, the values read as YAML."""
-    return dict(_setting(word) for word in words)
+def settings_of(words: Iterable[str], flag: str = "--set") -> dict[str, Any]:
+    """What ``name=value`` words after ``flag`` set, the values read as YAML."""
+    return dict(_setting(word, flag) for word in words)
 
 
 def _made(
@@ -87,10 +87,10 @@ def _check_names(names: Iterable[Any], known: Sequence[str], place: str) -> None
             raise ConfigError(f"{place}: {unknown('parameter', str(name), known)}")
 
 
-def _setting(word: str) -> tuple[str, Any]:
+def _setting(word: str, flag: str = "--set") -> tuple[str, Any]:
     name, equals, text = word.partition("=")
     if not equals:
-        raise ConfigError(f"{COMMAND_LINE}: --set takes name=value, not {word!r}")
+        raise ConfigError(f"{COMMAND_LINE}: {flag} takes name=value, not {word!r}")
     return name.strip(), _yaml(text, f"{COMMAND_LINE}: value of {name.strip()}")
 
 

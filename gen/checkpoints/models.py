@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ...sim.engine.integer import IntegerModel
 from ...sim.engine.model import Embedding, Model, ModelConfig, ModelError
 from ..model.evaluate import Windows, loss
-from . import load
-from ._source import CheckpointError
+from . import kind, load
+from ._source import CheckpointError, Source
 from .checkpoint import Checkpoint, Tensor
 from .llama2c import BIT_ORDERS
 from .quantise import QuantiseError, Target, exact_ternary, integer, matrix
@@ -42,6 +42,10 @@ class Runnable:
         found = [f"{name} {value:.4g}" for name, value in self.perplexities.items()]
         best = min(self.perplexities, key=lambda name: self.perplexities[name])
         return f"perplexity of the text by bit order: {', '.join(found)}; it is {best}"
+
+    def report(self) -> dict[str, Any]:
+        """The perplexities by the name that they have in JSON; nothing where there are none."""
+        return {"perplexity_by_bit_order": dict(self.perplexities)} if self.perplexities else {}
 
 
 def runnable(
@@ -70,7 +74,12 @@ def runnable(
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8"
         raise CheckpointError(f"{check_text}: expected a text, found {why}") from None
-    files = [load(path, **options, bit_order=order) for order in BIT_ORDERS]
+    if Path(path).is_dir() or kind(Source(path)) != "ak42":
+        raise CheckpointError(
+            f"{path}: option check_text is for ternary files of llama2.c, "
+            "in which nothing says the bit order"
+        )
+    files = [load(path, **options | {"bit_order": order}) for order in BIT_ORDERS]
     found = [_runnable(file, quantise, context) for file in files]
     ids = found[0].tokenizer.encode(text, bos=True)[: CHECKED + 1]
     if len(ids) < 2:

@@ -2,6 +2,7 @@
 """A text told by the engine's RTL, every token checked against the golden model."""
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,14 +13,15 @@ import numpy as np
 
 from ...rtl.engine._program import Kind, Target
 from ...rtl.engine.engine import EngineConfig
-from ...sim.engine.image import Image, compile_image, precision_of
+from ...sim.engine.image import Image, compile_image, operations, precision_of
 from ...sim.engine.integer import IntegerLogits, IntegerModel, Trace
 from ...sim.engine.model import ModelConfig, ModelError
 from ...sim.engine.taps import differences, expected
 from ...sim.engine.timing import estimate
 from ...sim.vector.sampler import Sampler
 from .. import blocks
-from ..model import packed
+from ..checkpoints import TextStream
+from ..checkpoints.models import Runnable, runnable
 from ..model.generate import shipped
 from ..verilog import Design, emit
 from . import machine as machines
@@ -51,17 +53,24 @@ class Tally:
 
 def config_for(model: ModelConfig, **changes: Any) -> EngineConfig:
     """The default engine, grown or shrunk to ``model``'s sizes, with ``changes`` on top."""
+    default = EngineConfig()
+    lanes = changes.get("lanes", default.lanes)
+    widths = (model.dim, model.hidden, model.q_dim)
+    rows = math.gcd(*widths, default.norm_lanes, lanes if type(lanes) is int else 0)
     sizes = {
+        "norm_lanes": rows,
+        "head_lanes": math.gcd(model.head_dim, rows, default.head_lanes),
         "dim": model.dim,
         "hidden": max(model.hidden, model.q_dim),
         "heads": model.heads,
         "head_dim": model.head_dim,
-        "slots": model.layers * model.kv_heads,
+        "slots": max(model.layers * model.kv_heads, 2),
         "context": 1 << (model.context - 1).bit_length(),
         "vocab": model.vocab,
-        "program": 1 << (12 * model.layers + 5 - 1).bit_length(),
+        "program": 1 << (operations(model.layers) - 1).bit_length(),
+        "gate": model.gate,
     }
-    return EngineConfig.of({**EngineConfig().values(), **sizes, **changes})
+    return EngineConfig.of({**default.values(), **sizes, **changes})
 
 
 def design_for(config: EngineConfig) -> Design:
@@ -192,7 +201,8 @@ class Story:
 
     Iterating yields the text of each new token, not the prompt; an empty prompt starts from
     ``<bos>`` alone.  ``tally`` is what it took so far, ``note`` a sentence when fewer than
-    ``tokens`` came.  ``settings`` change parameters of the engine that fits the model.
+    ``tokens`` came.  ``settings`` change parameters of the engine that fits the model; ``found``
+    is a model that was read already.
 
     Raises, on construction, what the file, the prompt and the settings give cause for.
     """
@@ -210,9 +220,10 @@ class Story:
         temperature: float = 0.0,
         top_k: int = 0,
         seed: int = 0,
+        found: Runnable | None = None,
         progress: Progress = lambda stage: None,
     ):
-        file = packed.load(path or shipped())
+        file = found or runnable(path or shipped())
         self.tokenizer = file.tokenizer
         self.ids = file.tokenizer.encode(prompt, bos=True)
         self.tally, self.note = Tally(), None
@@ -231,14 +242,16 @@ class Story:
             self.teller.draw(top_k or most, seed)
 
     def __iter__(self) -> Iterator[str]:
-        came = 0
+        came, text = 0, TextStream(self.tokenizer, self.ids)
         told = self.teller.tell(
             list(self.ids), self.tokens, check_activations=self.check, tally=self.tally
         )
         for token in told:
             came += 1
             self.ids.append(token)
-            yield self.tokenizer.decode([token])
+            yield text.feed(token)
+        if rest := text.end():
+            yield rest
         if came < self.tokens and not self.tally.wrong:
             self.note = (
                 f"stopped after {came} of {self.tokens} tokens: the context of "

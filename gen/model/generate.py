@@ -2,16 +2,15 @@
 """Text from a model, by the golden models alone."""
 
 import importlib.resources
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ...sim.engine.generate import ProjectionRun, generate, layer_activations
 from ...sim.engine.integer import IntegerModel
 from ...sim.engine.model import ModelError
 from ...sim.engine.reference import Reference
 from ..checkpoints import TextStream
-from ..checkpoints.models import runnable
+from ..checkpoints.models import Runnable, runnable
 from . import packed
 from . import shipped as _shipped
 
@@ -27,8 +26,7 @@ class Story:
     Iterating yields the text of each new token, not the prompt. An empty prompt starts from
     ``<bos>`` alone; others follow it. ``note`` is, afterwards, a sentence when fewer than
     ``tokens`` came: the context was full. ``ids`` are all tokens so far, ``<bos>`` first.
-    ``options`` are those of :func:`atriplex.gen.checkpoints.models.runnable`, which ``found`` is
-    the result of.
+    ``found`` is a model that was read already.
 
     Raises, on construction, :class:`atriplex.gen.checkpoints.CheckpointError` for the file,
     :class:`.bpe.TokenizerError` for a character that the vocabulary lacks, and
@@ -45,9 +43,9 @@ class Story:
         top_k: int = 0,
         seed: int = 0,
         arithmetic: str = "integer",
-        options: Mapping[str, Any] | None = None,
+        found: Runnable | None = None,
     ):
-        self.found = file = runnable(path or shipped(), **(options or {}))
+        file = found or runnable(path or shipped())
         self.tokenizer = file.tokenizer
         self.ids = file.tokenizer.encode(prompt, bos=True)
         self.note: str | None = None

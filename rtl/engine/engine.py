@@ -51,7 +51,7 @@ class EngineConfig(Config):
     hidden: int = param(384, "most elements of any vector", ge=4, le=1 << 16)
     heads: int = param(6, "most query heads", ge=1, le=64)
     head_dim: int = param(32, "elements of a head", ge=2, le=256)
-    slots: int = param(6, "K and V heads of all layers", ge=1, le=4096)
+    slots: int = param(6, "K and V heads of all layers", ge=2, le=4096)
     context: int = param(256, "most tokens of a text, a power of two", ge=4, le=1 << 20)
     vocab: int = param(512, "most tokens that there are", ge=2, le=1 << 20)
     program: int = param(64, "operations of a program", ge=8, le=4096)

@@ -75,6 +75,8 @@ def check_fit(model: IntegerModel, config: EngineConfig) -> None:
     ]
     if config.head_dim != c.head_dim:
         small.append(f"head_dim={c.head_dim} (has {config.head_dim})")
+    if config.gate != c.gate:
+        small.append(f"gate={c.gate} (has {config.gate})")
     for name, size in (("dim", c.dim), ("hidden", c.hidden), ("heads * head_dim", c.q_dim)):
         if size % config.norm_lanes:
             small.append(f"norm_lanes that divides {name}={size} (has {config.norm_lanes})")

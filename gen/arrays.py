@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Signal, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -33,6 +33,7 @@ class DotArrayConfig(Config):
     product: str = param(
         "multiply", "what a lane is made of", choices=("multiply", "rows", "booth", "select")
     )
+    ternary: bool = param(False, "four ternary products beside each lane, for a mode of their own")
 
     @property
     def stage(self) -> int:
@@ -49,13 +50,19 @@ class DotArray(wiring.Component):
     ``product``: ``multiply`` leaves ``a * b`` to the synthesis, ``rows`` and ``booth`` are our
     ``BoothProduct``, each with a register behind it and a tree of adders; ``select`` is the tree of
     the ternary blocks.  Latency and contract otherwise as for the integer mode of `boothflex`.
+
+    ``ternary`` puts the tree of the ternary blocks beside it, four lanes for one, behind the same
+    input registers and before the same accumulator: two arrays that share all but their arithmetic.
+    Transfers are those of `boothflex`, the activations of a lane side by side.
     """
 
     def __init__(self, config: DotArrayConfig):
         self.config = config
+        slots = config.lanes * (config.b_width // 2 if config.ternary else 1)
         payload = data.StructLayout({
-            "a": data.ArrayLayout(signed(config.a_width), config.lanes),
+            "a": data.ArrayLayout(signed(config.a_width), slots),
             "b": data.ArrayLayout(signed(config.b_width), config.lanes),
+            **({"mode": unsigned(1)} if config.ternary else {}),
             "first": unsigned(1),
             "last": unsigned(1),
         })
@@ -79,13 +86,29 @@ class DotArray(wiring.Component):
             return x
 
         a, b = (
-            [registered(field[lane], f"{name}_{lane}") for lane in range(config.lanes)]
+            [registered(value, f"{name}_{lane}") for lane, value in enumerate(field)]
             for name, field in (("a", payload.a), ("b", payload.b))
         )
+        each = len(a) // len(b)
         if config.product == "select":
             total, pending, latency = self._selected(m, platform, a, b, enable)
         else:
-            total, pending, latency = self._multiplied(m, platform, a, b, enable, registered)
+            total, pending, latency = self._multiplied(
+                m, platform, a[::each], b, enable, registered
+            )
+        if config.ternary:
+            kinds = [(total, pending, latency), self._selected(m, platform, a, b, enable)]
+            latency = max(kind[2] for kind in kinds)
+            for index, (total, pending, early) in enumerate(kinds):
+                for n in range(latency - early):
+                    total = registered(total, f"total_{index}_{n}")
+                    pending = registered(pending, f"pending_{index}_{n}") if index else pending
+                kinds[index] = total, pending, latency
+            mode = registered(payload.mode, "mode")
+            for n in range(latency):
+                mode = registered(mode, f"mode_{n}")
+            total = Mux(mode, kinds[1][0], kinds[0][0])
+            pending = mode & kinds[1][1]
 
         latency += 1
         m.submodules.pipeline = pipeline = Pipeline(latency + 1)
@@ -122,7 +145,7 @@ class DotArray(wiring.Component):
 
     def _selected(self, m: Module, platform: Any, a: Any, b: Any, enable: Any) -> Any:
         config = SelectTreeConfig(
-            lanes=self.config.lanes, act_width=self.config.a_width, stage=self.config.stage
+            lanes=len(a), act_width=self.config.a_width, stage=self.config.stage
         )
         tree = SelectTree(config)
         place(m, platform, "tree", tree, acts=Cat(a), weights=Cat(b), enable=enable)
@@ -177,11 +200,18 @@ def designs(pes: int = 16) -> dict[str, tuple[Design, ...]]:
         "ternary array": (ternary,),
         "INT8 array of a * b + ternary array": (array(lanes=pes), ternary),
         "INT8 array of our rows + ternary array": (array(lanes=pes, product="rows"), ternary),
+        "both of a * b, shared ends": (array(lanes=pes, ternary=True),),
+        "both of our rows, shared ends": (array(lanes=pes, product="rows", ternary=True),),
     }
 
 
 def sharing() -> Iterator[dict[str, Any]]:
-    """One Booth array and the two it replaces: 16 INT8 or 64 ternary products; ECP5 without DSP."""
+    """One Booth array and the two it replaces: 16 INT8 or 64 ternary products; ECP5 without DSP.
+
+    All have streams, input registers, adder trees with a register at every second level and an
+    accumulator for 2560 products; two arrays are the sum of their parts, or with shared ends one
+    design with one set of input registers and one accumulator.
+    """
     from ..asic.flow import build as to_cells
     from ..asic.library import library
     from ..fpga.boards import board

@@ -129,16 +129,33 @@ def test_narrow_operands_take_fewer_cycles() -> None:
         assert outcome.cycles == 2 * 64 * factor + config.latency
 
 
-@pytest.mark.parametrize("product", ["multiply", "rows", "booth", "select"])
-def test_the_arrays_compared_with_are_right(product: str) -> None:
+@pytest.mark.parametrize(
+    ("product", "ternary"),
+    [
+        ("multiply", False),
+        ("rows", False),
+        ("booth", False),
+        ("select", False),
+        ("multiply", True),
+        ("rows", True),
+    ],
+)
+def test_the_arrays_compared_with_are_right(product: str, ternary: bool) -> None:
+    select = product == "select"
     config = arrays.DotArrayConfig(
-        lanes=8, product=product, b_width=2 if product == "select" else 8, max_k=64
+        lanes=8, product=product, b_width=2 if select else 8, max_k=64, ternary=ternary
     )
     part: Any = arrays.DotArray(config)
     rng = np.random.default_rng(1)
-    a = rng.integers(-128, 128, (60, 8))
-    b = rng.integers(-1, 2, a.shape) if product == "select" else rng.integers(-128, 128, a.shape)
-    expected = (a * b).sum(axis=1).reshape(-1, 3).sum(axis=1).tolist()
+    a = rng.integers(-128, 128, (60, 8, 4 if ternary else 1))
+    b = rng.integers(-1, 2, (60, 8)) if select else rng.integers(-128, 128, (60, 8))
+    mode = rng.integers(0, 2, (60, 1)) * ternary
+    weights = rng.integers(-1, 2, a.shape)
+    packed = ((weights & 3) << 2 * np.arange(a.shape[2])).sum(axis=2)
+    products = np.where(mode, (a * weights).sum(axis=2), a[:, :, 0] * b)
+    b = np.where(mode, (packed ^ 128) - 128, b)
+    a = a.reshape(60, -1)
+    expected = products.sum(axis=1).reshape(-1, 3).sum(axis=1).tolist()
     sums: list[int] = []
 
     async def bench(ctx: Any) -> None:
@@ -146,9 +163,11 @@ def test_the_arrays_compared_with_are_right(product: str) -> None:
         for n in range(len(a) + 20):
             ctx.set(part.i.valid, n < len(a))
             if n < len(a):
-                for lane in range(8):
-                    ctx.set(part.i.p.a[lane], int(a[n, lane]))
-                    ctx.set(part.i.p.b[lane], int(b[n, lane]))
+                for port, values in ((part.i.p.a, a[n]), (part.i.p.b, b[n])):
+                    for lane, value in enumerate(values.tolist()):
+                        ctx.set(port[lane], value)
+                if ternary:
+                    ctx.set(part.i.p.mode, int(mode[n, 0]))
                 ctx.set(part.i.p.last, n % 3 == 2)
             await ctx.delay(1e-8)
             if ctx.get(part.o.valid):
@@ -169,13 +188,15 @@ def test_one_array_is_smaller_than_the_two_it_replaces(tmp_path: Path) -> None:
     without_dsp = dataclasses.replace(ulx3s, synth=(*ulx3s.synth, "-nodsp"))
     made = arrays.designs(pes=8)
     lut, area = {}, {}
-    for name in ("boothflex", "INT8 array of a * b", "INT8 array of our rows", "ternary array"):
+    both = ("both of a * b, shared ends", "both of our rows, shared ends")
+    integers = ("INT8 array of a * b", "INT8 array of our rows")
+    for name in ("boothflex", *integers, "ternary array", *both):
         (design,) = made[name]
         report = to_board(design, without_dsp, tmp_path / "out", out_of_context=True)
         assert report.dsp == 0
         lut[name] = report.lut
         area[name] = to_cells(design, library("osu018"), tmp_path / "out").area_um2
-    for integer in ("INT8 array of a * b", "INT8 array of our rows"):
-        for cost in (lut, area):
-            assert cost["boothflex"] < cost[integer] + cost["ternary array"]
+    for cost in (lut, area):
+        for integer, shared in zip(integers, both, strict=True):
+            assert cost["boothflex"] < cost[shared] < cost[integer] + cost["ternary array"]
     assert lut["boothflex"] < 0.6 * (lut["INT8 array of a * b"] + lut["ternary array"])

@@ -17,6 +17,7 @@ PINS, ROUTED = "pins.txt", "routed.txt"
 class Family:
     """One family of parts, and the tools for it.
 
+    ``cells`` tells yosys of cells that a shell uses.
     ``carry`` says whether carry cells are used unless asked otherwise, ``no_carry`` are the
     options that avoid them.  ``pads`` puts pads on a module's ports where nextpnr does not.
     ``place_files`` and ``pack_files`` name the files of place and route and of the packer.
@@ -27,6 +28,7 @@ class Family:
 
     name: str
     synth: tuple[str, ...]
+    cells: str = "# cells"
     carry: bool
     no_carry: tuple[str, ...]
     pads: str
@@ -100,6 +102,7 @@ def _cst(pins: Mapping[str, Pin]) -> str:
 FAMILIES = {
     "ecp5": Family(
         name="ecp5",
+        cells="read_verilog -lib +/ecp5/cells_bb.v",
         synth=("synth_ecp5", "-nowidelut"),  # abc doubles enables into wide LUTs, five times over
         carry=True,
         no_carry=("-noccu2",),

@@ -59,7 +59,7 @@ def build(
     text = design.text if out_of_context else design.text + shell.verilog(design, board, target)
     names = [f"{tool.name} {tool.version} {tool.origin}" for tool in used]
     options = [design.block, json.dumps(design.config), repr(board), f"{target}", f"{seed}"]
-    key = [*names, *options, *synth, top, text, _source()]
+    key = [*names, *options, *synth, top, text, *_flat(design.data), _source()]
 
     def fill(work: Path) -> None:
         seconds: dict[str, float] = {}
@@ -74,7 +74,7 @@ def build(
 
         progress("synthesis")
         started = time.monotonic()
-        made = _synthesised(text, design.top, top, parts, synth)
+        made = _synthesised(text, design.data, design.top, top, parts, synth)
         seconds["synthesis"] = round(time.monotonic() - started, 1)
         for name in ("design.v", "cells.txt"):
             shutil.copy(made / name, work)
@@ -172,7 +172,7 @@ def netlist(design: Design, family_name: str, out: Path) -> Path:
     """
     parts = family(family_name)
     synth = [] if parts.carry else [*parts.no_carry]
-    made = _synthesised(design.text, design.top, design.top, parts, synth)
+    made = _synthesised(design.text, design.data, design.top, design.top, parts, synth)
     cells = json.loads((made / "netlist.json").read_text())["modules"][design.top]
     used = parts.resources(cells)
     for name in parts.unmodelled:
@@ -200,17 +200,26 @@ def cell_models(family_name: str) -> list[Path]:
     return [cache.folder("cell-models", [*texts, _source()], fill) / f"{family_name}.v"]
 
 
-def _synthesised(text: str, block: str, top: str, parts: Family, synth: list[str]) -> Path:
+def _flat(data: Mapping[str, str]) -> list[str]:
+    return [part for item in data.items() for part in item]
+
+
+def _synthesised(
+    text: str, data: Mapping[str, str], block: str, top: str, parts: Family, synth: list[str]
+) -> Path:
     """The cache's folder with ``netlist.json``, ``netlist.v`` and the counts of cells.
 
+    ``data`` are files that ``text`` reads.
     Where ``top`` is a shell, the block stays a module of its own, so its cells can be counted.
     """
     yosys = tools.find("yosys")
-    key = [yosys.version, yosys.origin, text, block, top, parts.name, *synth, _source()]
+    key = [yosys.version, yosys.origin, text, *_flat(data), block, top, parts.name, *synth]
+    key.append(_source())
 
     def fill(work: Path) -> None:
-        (work / "design.v").write_text(text)
-        script = ["read_verilog design.v", f"hierarchy -check -top {top}"]
+        for name, content in {"design.v": text, **data}.items():
+            (work / name).write_text(content)
+        script = [parts.cells, "read_verilog design.v", f"hierarchy -check -top {top}"]
         if _mapped(text, parts, synth):
             (work / "cells.v").write_text(ecp5.technology_map(ecp5.select_adders(text)))
             script.append("techmap -map cells.v")

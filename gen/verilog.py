@@ -11,7 +11,7 @@ import hashlib
 import importlib.metadata
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,10 @@ class Port:
 
 @dataclass(frozen=True)
 class Design:
-    """Emitted Verilog and what is needed to use it."""
+    """Emitted Verilog and what is needed to use it.
+
+    ``data`` are files that the Verilog reads with ``$readmemh``, texts by name.
+    """
 
     block: str
     module: str
@@ -48,10 +51,12 @@ class Design:
     text: str
     ports: tuple[Port, ...]
     streams: tuple[interface.Stream, ...] = field(default=())
+    data: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.text.encode()).hexdigest()
+    def files(self) -> dict[str, str]:
+        """The Verilog and what it reads: texts by file name."""
+        return {f"{self.top}.v": self.text, **self.data}
 
     def manifest(self) -> dict[str, Any]:
         """Files, ports, streams with their field layouts, and checksums."""
@@ -60,7 +65,14 @@ class Design:
             "version": importlib.metadata.version("atriplex"),
             "config": self.config,
             "top": self.top,
-            "files": [{"name": f"{self.top}.v", "type": "verilog", "sha256": self.sha256}],
+            "files": [
+                {
+                    "name": name,
+                    "type": "data" if name in self.data else "verilog",
+                    "sha256": hashlib.sha256(text.encode()).hexdigest(),
+                }
+                for name, text in self.files.items()
+            ],
             "ports": [vars(port) for port in self.ports],
             "streams": [
                 {
@@ -107,7 +119,7 @@ class Design:
         from .cache import write_whole
 
         files = {
-            f"{self.top}.v": self.text,
+            **self.files,
             f"{self.top}.json": json.dumps(self.manifest(), indent=2) + "\n",
             f"{self.top}.core": self.core(),
         }

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine with a model in its memories, as a design for a board."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +17,11 @@ from ...sim.engine.image import Image, packed_words
 from ..verilog import Design, convert
 
 TOP = "appliance"
+WORDS = 64
+"""Memories with fewer words stay in the Verilog."""
+INITIAL = re.compile(
+    r"  initial begin\n(?P<words>    (?P<memory>\w+)\[0\] = .*?)  end\n", re.DOTALL
+)
 
 
 def design(config: EngineConfig, image: Image, divisor: int) -> Design:
@@ -25,7 +31,27 @@ def design(config: EngineConfig, image: Image, divisor: int) -> Design:
     """
     component = Appliance(config, contents(config, image), divisor)
     text, ports = convert(component, TOP)
-    return Design("engine", "atriplex.rtl.engine.engine", config.values(), TOP, text, ports)
+    text, data = _apart(text)
+    module = "atriplex.rtl.engine.engine"
+    return Design("engine", module, config.values(), TOP, text, ports, data=data)
+
+
+def _apart(text: str) -> tuple[str, dict[str, str]]:
+    """``text`` with the words of large memories in files of their own.
+
+    yosys takes a quarter of an hour for tens of thousands of assignments, and a second for a file.
+    """
+    data: dict[str, str] = {}
+
+    def move(match: re.Match[str]) -> str:
+        words = re.findall(r"= \d+'h([0-9a-f]+);", match["words"])
+        if len(words) < WORDS:
+            return match[0]
+        name = f"memory_{len(data)}.hex"
+        data[name] = "\n".join(words) + "\n"
+        return f'  initial $readmemh("{name}", {match["memory"]});\n'
+
+    return INITIAL.sub(move, text), data
 
 
 def contents(config: EngineConfig, image: Image) -> dict[str, list[int]]:

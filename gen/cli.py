@@ -251,6 +251,10 @@ def fpga(
     preset: Preset = None,
     settings: Settings = None,
     config: ConfigFile = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="engine alone: a model inside, a file or `shipped`"),
+    ] = None,
     target: Annotated[float | None, typer.Option(min=1, metavar="MHZ", help="clock wanted")] = None,
     out_of_context: Annotated[
         bool, typer.Option("--out-of-context", help="no shell, no pads, no bitstream")
@@ -267,8 +271,12 @@ def fpga(
     found, choice = _choose(block, preset, settings, config)
     folder = out or Path("out", f"{found.name}-{wanted.name}")
     with progress(json) as stage:
+        if model:
+            design = _appliance(found.name, wanted, target, _model_path(model), settings)
+        else:
+            design = _emit(found, choice)
         report = flow.build(
-            _emit(found, choice),
+            design,
             wanted,
             folder,
             target_mhz=target,
@@ -283,6 +291,25 @@ def fpga(
         print(f"report: {folder / 'report.md'}")
     if complaint := report.complaint():
         raise Failed(complaint)
+
+
+def _model_path(model: str) -> Path | None:
+    """The file of a model; None is the shipped one."""
+    path = None if model == "shipped" else Path(model)
+    if path and not path.exists():
+        raise AtriplexError(f"{path}: no such file; the model of the package is called shipped")
+    return path
+
+
+def _appliance(block: str, board: Any, target: float | None, path: Path | None, settings: Any):
+    """The engine with a model inside, for a board."""
+    from .configs import settings_of
+    from .engine import appliance
+
+    if block != "engine":
+        raise AtriplexError(f"--model is for the block engine, not for {block}")
+    clock = float(target or board.clock_mhz)
+    return appliance.for_board(board, clock, path, settings_of(settings or ()))[0]
 
 
 @app.command()
@@ -395,9 +422,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Text from a model, as the engine's RTL makes it, every token checked."""
-    path = None if model == "shipped" else Path(model)
-    if path and not path.exists():
-        raise AtriplexError(f"{path}: no such file; the model of the package is called shipped")
+    path = _model_path(model)
     from .checkpoints.models import runnable
     from .configs import settings_of
     from .model.generate import shipped

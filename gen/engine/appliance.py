@@ -2,21 +2,30 @@
 """The engine with a model in its memories, as a design for a board."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from amaranth.lib import data
 from numpy.typing import NDArray
 
-from ...rtl.engine.engine import EngineConfig
+from ...fpga.boards import Board
+from ...rtl.engine.engine import WIDTH, EngineConfig
 from ...rtl.engine.sequencer import program_layout
 from ...rtl.system._appliance import Appliance
 from ...rtl.vector.rope import table_layout
-from ...sim.engine.image import Image, packed_words
+from ...sim.engine.image import DoesNotFit, Image, compile_image, packed_words, precision_of
+from ...sim.engine.integer import IntegerModel
+from ..checkpoints.models import runnable
+from ..model.generate import shipped
 from ..verilog import Design, convert
+from .story import config_for
 
 TOP = "appliance"
+BAUD = 1_000_000
+LEAST = 16
+"""The shortest context that is taken to make a model fit."""
 WORDS = 64
 """Memories with fewer words stay in the Verilog."""
 INITIAL = re.compile(
@@ -52,6 +61,54 @@ def _apart(text: str) -> tuple[str, dict[str, str]]:
         return f'  initial $readmemh("{name}", {match["memory"]});\n'
 
     return INITIAL.sub(move, text), data
+
+
+def for_board(
+    board: Board,
+    clock_mhz: float,
+    path: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[Design, IntegerModel]:
+    """The appliance of a model for ``board``, and the model as it runs there.
+
+    Weights come five trits a byte.  Unless ``settings`` say what the context is, it is halved until
+    the memories fit the board's block RAM.
+    """
+    given = {"packing": "trit5", **(settings or {})}
+    context = given.pop("context", None)
+    while True:
+        found = runnable(path or shipped(), context=context)
+        config = config_for(found.model.config, **given)
+        model = IntegerModel.compile(found.model, precision_of(config))
+        image = compile_image(model, config)
+        needs = blocks(config, image)
+        if "context" in (settings or {}) or needs <= board.ram or config.context <= LEAST:
+            break
+        context = config.context // 2
+    if board.family == "ecp5" and needs > board.ram:
+        raise DoesNotFit(
+            f"the model needs some {needs} block RAMs of {board.name}'s {board.ram} "
+            f"with a context of {config.context}; take a smaller context or a larger board"
+        )
+    return design(config, image, round(clock_mhz * 1e6 / BAUD)), model
+
+
+def blocks(config: EngineConfig, image: Image) -> int:
+    """Block RAMs of ECP5 that the large memories take."""
+    word = packed_words(image.weights[:1], config.packing).shape[1]
+    key, value = config.store(WIDTH - 1), config.store(config.attention.value_scale_width)
+    memories = [
+        (len(image.weights), 8 * word),
+        (len(image.embedding), 8 * config.norm_lanes),
+        (len(image.gains), 16 * config.norm_lanes),
+        *((store.vectors, store.word_width) for store in (key, value)),
+        *((len(image.table), 32 + len(image.table).bit_length()),) * 2,  # ROM and table
+    ]
+    shapes = ((1 << 14, 1), (1 << 13, 2), (1 << 12, 4), (1 << 11, 9), (1 << 10, 18), (512, 36))
+    return sum(
+        min(-(-depth // deep) * -(-width // wide) for deep, wide in shapes)
+        for depth, width in memories
+    )
 
 
 def contents(config: EngineConfig, image: Image) -> dict[str, list[int]]:

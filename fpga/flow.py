@@ -51,10 +51,10 @@ def build(
     parts = family(board.family)
     target = float(target_mhz or board.clock_mhz)
     carry = parts.carry if carry_cells is None else carry_cells
+    synth = _options(board, carry)
     yosys, place = tools.find("yosys"), tools.find(parts.place)
     pack = None if out_of_context else tools.find(parts.pack)
     used = [tool for tool in (yosys, place, pack) if tool]
-    synth = [*board.synth, *(() if carry else parts.no_carry)]
     top = design.top if out_of_context else shell.TOP
     text = design.text if out_of_context else design.text + shell.verilog(design, board, target)
     names = [f"{tool.name} {tool.version} {tool.origin}" for tool in used]
@@ -184,6 +184,20 @@ def netlist(design: Design, family_name: str, out: Path) -> Path:
     with cache.write_whole(out) as folder:
         shutil.copy(made / "netlist.v", folder / f"{design.top}.v")
     return out / f"{design.top}.v"
+
+
+def board_netlist(design: Design, board: Board, target_mhz: float) -> str:
+    """Verilog of the cells of ``design`` inside its shell, what :func:`build` puts onto a board."""
+    parts = family(board.family)
+    text = design.text + shell.verilog(design, board, target_mhz)
+    synth = _options(board, parts.carry)
+    made = _synthesised(text, design.data, design.top, shell.TOP, parts, synth)
+    return (made / "netlist.v").read_text()
+
+
+def _options(board: Board, carry: bool) -> list[str]:
+    """Options of yosys."""
+    return [*board.synth, *(() if carry else family(board.family).no_carry)]
 
 
 def cell_models(family_name: str) -> list[Path]:

@@ -393,6 +393,10 @@ def run(
     clock: Annotated[
         float | None, typer.Option(min=0.001, metavar="MHZ", help="for tokens per second")
     ] = None,
+    netlist: Annotated[
+        str | None,
+        typer.Option(metavar="BOARD", help="simulate what synthesis for a board makes of it"),
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token")] = 0.0,
     top_k: Annotated[int, typer.Option(min=0, help="draw from so many tokens; 0: all")] = 0,
     tokenizer: Annotated[
@@ -450,6 +454,8 @@ def run(
         if story.note:
             note(story.note)
         return None
+    if netlist:
+        return _run_netlist(prompt, netlist, clock, path, tokens, settings, json)
     from .engine import report
     from .engine.story import Story as Told
 
@@ -479,6 +485,48 @@ def run(
     if measured["wrong"]:
         raise Failed(measured["wrong"][0])
     return None
+
+
+def _run_netlist(
+    prompt: str,
+    board: str,
+    clock: float | None,
+    path: Path | None,
+    tokens: int,
+    settings: list[str] | None,
+    json: bool,
+) -> None:
+    """Text from the synthesised netlist of an appliance."""
+    from ..fpga import boards
+    from .configs import settings_of
+    from .engine.serial import NetlistStory
+
+    wanted = boards.board(board)
+    with progress(json) as stage:
+        story = NetlistStory(
+            prompt,
+            wanted,
+            float(clock or wanted.clock_mhz),
+            path=path,
+            tokens=tokens,
+            settings=settings_of(settings or ()),
+            progress=stage,
+        )
+    pieces, tally = _told(prompt, story, json), story.tally
+    found = {
+        "board": wanted.name,
+        "tokens": tally.tokens,
+        "checked": tally.checked,
+        "wrong": tally.wrong,
+        "cycles": tally.all_cycles,
+    }
+    if json:
+        say_json({"prompt": prompt, "text": "".join(pieces), **found})
+    else:
+        equal = tally.checked - len(tally.wrong)
+        print(f"netlist for {wanted.name}: {equal} tokens equal, {tally.all_cycles:,} cycles")
+    if tally.wrong:
+        raise Failed(tally.wrong[0])
 
 
 def _told(prompt: str, story: Any, json: bool) -> list[str]:

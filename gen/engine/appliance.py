@@ -2,7 +2,7 @@
 """The engine with a model in its memories, as a design for a board."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ...rtl.system._appliance import Appliance
 from ...rtl.vector.rope import table_layout
 from ...sim.engine.image import DoesNotFit, Image, compile_image, packed_words, precision_of
 from ...sim.engine.integer import IntegerModel
-from ..checkpoints.models import runnable
+from ..checkpoints.models import Runnable, runnable
 from ..model.generate import shipped
 from ..verilog import Design, convert
 from .story import config_for
@@ -33,14 +33,15 @@ INITIAL = re.compile(
 )
 
 
-def design(config: EngineConfig, image: Image, divisor: int) -> Design:
-    """The appliance's Verilog; ``divisor`` is clock cycles a bit of the serial line.
+def design(config: EngineConfig, image: Image, clocks: int, apart: bool = True) -> Design:
+    """The appliance's Verilog; ``clocks`` cycles are a bit of the serial line.
 
+    With ``apart`` the words of large memories are files beside the Verilog.
     Ports: ``clk``, ``rst``, ``host_in`` and ``host_out``.
     """
-    component = Appliance(config, contents(config, image), divisor)
+    component = Appliance(config, contents(config, image), clocks)
     text, ports = convert(component, TOP)
-    text, data = _apart(text)
+    text, data = _apart(text) if apart else (text, {})
     module = "atriplex.rtl.engine.engine"
     return Design("engine", module, config.values(), TOP, text, ports, data=data)
 
@@ -68,8 +69,8 @@ def for_board(
     clock_mhz: float,
     path: Path | None = None,
     settings: Mapping[str, Any] | None = None,
-) -> tuple[Design, IntegerModel]:
-    """The appliance of a model for ``board``, and the model as it runs there.
+) -> tuple[Design, IntegerModel, Runnable]:
+    """The appliance of a model for ``board``, the model as it runs there, and its file.
 
     Weights come five trits a byte.  Unless ``settings`` say what the context is, it is halved until
     the memories fit the board's block RAM.
@@ -90,7 +91,12 @@ def for_board(
             f"the model needs some {needs} block RAMs of {board.name}'s {board.ram} "
             f"with a context of {config.context}; take a smaller context or a larger board"
         )
-    return design(config, image, round(clock_mhz * 1e6 / BAUD)), model
+    return design(config, image, divisor(clock_mhz)), model, found
+
+
+def divisor(clock_mhz: float) -> int:
+    """Clock cycles a bit of the serial line."""
+    return round(clock_mhz * 1e6 / BAUD)
 
 
 def blocks(config: EngineConfig, image: Image) -> int:
@@ -111,7 +117,7 @@ def blocks(config: EngineConfig, image: Image) -> int:
     )
 
 
-def contents(config: EngineConfig, image: Image) -> dict[str, list[int]]:
+def contents(config: EngineConfig, image: Image) -> dict[str, Sequence[int]]:
     """The words of every memory as integers, lowest element lowest."""
     rows = [
         {"at": at, **op, "last": int(at == len(image.program) - 1)}

@@ -62,8 +62,23 @@ def build(
 ) -> Path:
     """The shared library of ``design``; ``sources`` (texts) replace its Verilog."""
     texts = list(sources) or [design.text]
-    ports = _ports(config)
-    key = [*texts, ports, HARNESS.read_text(), simulator.version("verilator"), *flags]
+    return library(design.top, texts, HARNESS, _ports(config), flags=flags, progress=progress)
+
+
+def library(
+    top: str,
+    texts: Sequence[str],
+    harness: Path,
+    ports: str,
+    *,
+    flags: Sequence[str] = ("-O3", "-march=native"),
+    progress: Callable[[str], None] = lambda stage: None,
+) -> Path:
+    """Verilator's model of module ``top`` and a harness, as a shared library, from the cache.
+
+    ``harness`` includes ``ports``, which is written as ``engine_ports.h``.
+    """
+    key = [*texts, ports, harness.read_text(), simulator.version("verilator"), *flags]
 
     def fill(work: Path) -> None:
         progress("build of the simulation")
@@ -73,7 +88,7 @@ def build(
         command = [
             *("verilator", "--cc", "--build", "-j", str(os.cpu_count() or 1), "-O3"),
             *("-Wno-fatal", "-Wno-lint", "-Wno-style", "--no-timing", "--noassert"),
-            *("--x-assign", "fast", "--x-initial", "fast", "--top-module", design.top),
+            *("--x-assign", "fast", "--x-initial", "fast", "--top-module", top),
             *("--Mdir", "made", "-CFLAGS", " ".join(["-fPIC", *flags])),
             *(f"source_{index}.v" for index in range(len(texts))),
         ]
@@ -84,7 +99,7 @@ def build(
         compile_ = [
             *("g++", "-shared", "-fPIC", *flags, "-std=c++17", "-Imade", "-I."),
             *(f"-I{root / 'include'}", f"-I{root / 'include' / 'vltstd'}"),
-            *(str(HARNESS), *objects),
+            *(str(harness), *objects),
             *("-pthread", "-o", "engine.so"),
         ]
         _run(compile_, work, log)

@@ -76,7 +76,7 @@ def build(
 def tell(
     line: Line, model: IntegerModel, prompt: Sequence[int], tokens: int, tally: Tally
 ) -> Iterator[int]:
-    """Tokens that follow ``prompt``, each checked against the golden model; stops at a wrong one."""
+    """Tokens that follow ``prompt``, each checked by the golden model; stops at a wrong one."""
     check_prompt(model.config, list(prompt))
     state, given = model.start(), list(prompt)
     total = min(len(given) + tokens - 1, model.config.context)

@@ -115,7 +115,11 @@ def run(
         ("sim ternary_dot --netlist ice4", "no netlist 'ice4'; is it ice40?"),
         ("fpga ternary_dot --board icebraker", "no board 'icebraker'; is it icebreaker?"),
         ("asic ternary_dot --library osu01", "no library 'osu01'; is it osu018?"),
-        ("run shipped Hello", "the hardware engine is not there yet; add --model-only"),
+        ("run shipped Hello --netlist icebraker", "no board 'icebraker'; is it icebreaker?"),
+        (
+            "fpga ternary_dot --board ulx3s --model shipped",
+            "--model is for the block engine, not for ternary_dot",
+        ),
         (
             "run ship Hello --model-only",
             "ship: no such file; the model of the package is called shipped",

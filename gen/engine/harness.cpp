@@ -311,6 +311,7 @@ uint64_t engine_count(void* handle, int what) {
                                m.inputs.size(),  m.gaps.size(), m.leads};
     return counts[what];
 }
+uint32_t engine_status(void* handle) { return static_cast<Machine*>(handle)->top.status; }
 const uint8_t* engine_taps(void* handle) { return static_cast<Machine*>(handle)->taps.data(); }
 const uint32_t* engine_gaps(void* handle) { return static_cast<Machine*>(handle)->gaps.data(); }
 const uint32_t* engine_when(void* handle) { return static_cast<Machine*>(handle)->when.data(); }

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from amaranth.lib import data
 from numpy.typing import NDArray
 
-from ...rtl.engine.engine import EngineConfig, taps_layout
+from ...rtl.engine.engine import STATUS, EngineConfig, taps_layout
 from ...rtl.errors import AtriplexError, ToolFailed
 from ...sim import run as simulator
 from ...sim.engine.image import Image, packed_words
@@ -31,6 +32,7 @@ COUNTS += ("gaps", "leads")
 FIELDS = ("at", "kind", "when", "waits", "unit", "flag", "fresh", "slot", "rows", "words")
 FIELDS += ("address", "value")
 FLAGS = ("linear", "starved", "attention", "leads")
+WAITS = ("program", "weights", "gains", "embedding", "choice", "taker")
 VALIDS = ("input", "codes", "scale", "element", "head", "peak")
 
 
@@ -201,8 +203,17 @@ class Machine:
         """The answer to one token, or None without ``sample``.  Raises :class:`Stuck`."""
         answer = self._library.engine_token(self._handle, token, restart, sample, limit)
         if answer == -2:
-            raise Stuck(f"the engine gave no answer within {limit} cycles")
+            waits = [name for name in WAITS if self.status()[name]]
+            where = f"it waits for {' and '.join(waits)}" if waits else "no stream is awaited"
+            raise Stuck(f"the engine gave no answer within {limit} cycles; {where}")
         return None if answer < 0 else answer
+
+    def status(self) -> dict[str, int]:
+        """The engine's ``status``: streams that it waits for, and whether its watchdog barked."""
+        return {
+            name: self._library.engine_status(self._handle) >> field.offset & 1
+            for name, field in STATUS
+        }
 
     def counts(self) -> dict[str, int]:
         """Running totals: cycles, cycles with weights used, missing, with attention, words ..."""
@@ -280,10 +291,43 @@ def _load(library: Path) -> Any:
         ("gaps", ctypes.POINTER(ctypes.c_uint32), [pointer]),
         ("sampling", None, [pointer, ctypes.c_int, ctypes.c_int, ctypes.c_uint32, ctypes.c_int]),
         ("replay", None, [pointer]),
+        ("status", ctypes.c_uint32, [pointer]),
     ):
         function = getattr(loaded, f"engine_{name}")
         function.restype, function.argtypes = result, arguments
     return loaded
+
+
+def speed(machine: Machine, tokens: int = 8) -> dict[str, float]:
+    """Simulated cycles a second, alone in the model and with the harness; the best of three.
+
+    The bare model is clocked with the inputs that it had in the harness, which are kept before.
+    """
+
+    def told() -> float:
+        machine.reset()
+        start = time.perf_counter()
+        for position in range(tokens):
+            machine.token(position, restart=position == 0, sample=True)
+        return time.perf_counter() - start
+
+    def bare() -> float:
+        machine.reset()
+        start = time.perf_counter()
+        machine.replay()
+        return time.perf_counter() - start
+
+    machine.record(inputs=True)
+    told()
+    cycles = machine.counts()["inputs"]
+    machine.record()
+    with_harness, alone = min(told() for _ in range(3)), min(bare() for _ in range(3))
+    machine.reset()
+    return {
+        "cycles_per_second": cycles / with_harness,
+        "bare_cycles_per_second": cycles / alone,
+        "share": alone / with_harness,
+    }
 
 
 @contextlib.contextmanager

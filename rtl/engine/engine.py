@@ -58,6 +58,7 @@ class EngineConfig(Config):
     packing: str = param("trit2", "how weights come in", choices=("trit2", "trit5"))
     gate: str = param("relu2", "activation of the gate", choices=("relu2", "silu"))
     stage: int = param(2, "adder levels of the matvec between registers", ge=0, le=12)
+    watchdog: int = param(20, "stuck after 2**watchdog cycles without a move", ge=4, le=32)
     select: str = param("all", "tokens that a head reads", choices=("all", "lop"))
     keep: int = param(16, "with lop: tokens that a head reads, up to context", ge=1, le=1 << 16)
     recent: int = param(1, "with lop: newest tokens, always read", ge=1, le=1024)
@@ -220,6 +221,19 @@ class EngineConfig(Config):
         )
 
 
+STATUS = data.StructLayout({
+    "program": 1,
+    "weights": 1,
+    "gains": 1,
+    "embedding": 1,
+    "choice": 1,
+    "taker": 1,
+    "stuck": 1,
+})
+"""Streams that are awaited: the writes of the program, the memories, how to choose, who takes the
+answer; and whether the watchdog has given up."""
+
+
 class Engine(wiring.Component):
     """Decoder-only transformer: embedding, ternary projections, attention, sampler.
 
@@ -241,6 +255,8 @@ class Engine(wiring.Component):
     weights_fetch_o, weights_i : ``address``, ``count`` of words, and the words in order.
     gains_fetch_o, gains_i : the same for rows of gains.
     embed_fetch_o, embed_i : ``token`` and ``rows``, and the rows of ``codes``.
+    status : which streams are awaited, and ``stuck``: a token is at work, and for ``2**watchdog``
+        cycles nothing has come in, gone out, or met a query.  It goes on if the stream does.
     taps : what the units hand on, for those who watch; see :class:`Taps`.
 
     Source: composition of VitaLLM; structure and arithmetic ours.
@@ -263,6 +279,7 @@ class Engine(wiring.Component):
             "embed_fetch_o": Out(stream.Signature(embed_layout(config.sequencer))),
             "token_o": Out(stream.Signature(token)),
             "sampler_i": In(stream.Signature(choice_layout(config.sampler))),
+            "status": Out(STATUS),
             "taps": Out(taps_layout(config)),
         })
 
@@ -346,6 +363,7 @@ class Engine(wiring.Component):
         m.d.comb += [self.token_o.valid.eq(sampler.o.valid), sampler.o.ready.eq(self.token_o.ready)]
         m.d.comb += self.token_o.p.token.eq(sampler.o.p.token)
         self._tap(m, sequencer, matvec, norm, rescale, attention, heads)
+        self._watch(m, attention)
         return m
 
     def _select(
@@ -478,6 +496,29 @@ class Engine(wiring.Component):
             attention_rows.i.p.last.eq(0),  # heads follow each other in the norm's rows
         ]
         return {"gate": gate_rows.o, "attention": attention_rows.o}
+
+    def _watch(self, m: Module, attention: Any) -> None:
+        awaited = {
+            "program": self.program_i,
+            "weights": self.weights_i,
+            "gains": self.gains_i,
+            "embedding": self.embed_i,
+            "choice": self.sampler_i,
+        }
+        moves = [
+            port.valid & port.ready
+            for port in (*awaited.values(), self.token_i, self.token_o, attention.key_i)
+        ]
+        quiet = Signal(self.config.watchdog + 1)
+        with m.If(Cat(moves).any() | self.token_i.ready):
+            m.d.sync += quiet.eq(0)
+        with m.Elif(~quiet[-1]):
+            m.d.sync += quiet.eq(quiet + 1)
+        m.d.comb += [
+            self.status.stuck.eq(quiet[-1]),
+            self.status.taker.eq(self.token_o.valid & ~self.token_o.ready),
+            *(self.status[name].eq(port.ready & ~port.valid) for name, port in awaited.items()),
+        ]
 
     def _tap(
         self,

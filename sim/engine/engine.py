@@ -26,7 +26,7 @@ CYCLE_TOLERANCE = 0.01
 def stimulus(config: EngineConfig, rng: np.random.Generator, transfers: int) -> Streams:
     """A random model that fills the engine, and texts: prompts, answers, restarts."""
     seed = int(rng.integers(1 << 30))
-    image = _compiled(config, seed)[1]
+    image = compiled(config, seed)[1]
     count = max(3 * config.context // 2, -(-transfers // image.sampled_words))
     token = rng.integers(0, config.vocab, count)
     restart = np.zeros(count, bool)
@@ -58,7 +58,7 @@ def stimulus(config: EngineConfig, rng: np.random.Generator, transfers: int) -> 
 
 def golden(config: EngineConfig, inputs: Streams) -> Streams:
     """All output transfers, in order."""
-    model, image = _compiled(config, int(inputs["sampler_i"]["seed"][0]))
+    model, image = compiled(config, int(inputs["sampler_i"]["seed"][0]))
     tokens = inputs["token_i"]
     answers, state = [], model.start()
     fetches: dict[str, list[list[int]]] = {"weights": [], "gains": [], "embed": []}
@@ -91,7 +91,7 @@ def golden(config: EngineConfig, inputs: Streams) -> Streams:
 
 def cycles(config: EngineConfig, inputs: Streams) -> int:
     """Cycles until the last answer, nobody stalling: the sum of the tokens' estimates."""
-    model, _ = _compiled(config, int(inputs["sampler_i"]["seed"][0]))
+    model, _ = compiled(config, int(inputs["sampler_i"]["seed"][0]))
     tokens = inputs["token_i"]
     total = len(inputs["program_i"]["at"])
     position = -1
@@ -129,7 +129,7 @@ def random_model(sizes: ModelConfig, rng: np.random.Generator) -> Model:
 
 
 @functools.lru_cache(2)
-def _compiled(config: EngineConfig, seed: int) -> tuple[IntegerModel, Image]:
+def compiled(config: EngineConfig, seed: int) -> tuple[IntegerModel, Image]:
     kv_heads = 2 if config.heads % 2 == 0 and config.slots % 2 == 0 else 1
     sizes = ModelConfig(
         dim=config.dim,

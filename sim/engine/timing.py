@@ -7,10 +7,12 @@ how far a sum is shifted, is taken as in typical texts.  ``docs/engine.md`` has 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ...rtl._streams import QUEUE_LATENCY, WIDEN_LATENCY
+from ..kv.lop_select import passes
 
 if TYPE_CHECKING:
     from ...rtl.engine.engine import EngineConfig
@@ -174,12 +176,17 @@ class _Token:
         first_old = 0 if self.overlap else self._element() + 4
         # When the last query was loaded, key met its query, value was added.
         loaded = met = mixed = 0
-        rises = min(self.position // 4, RISES)
-        for there in self._heads(queries, model.heads):
+        theirs = list(self._heads(queries, model.heads))
+        old = min(self.position, config.kept - 1) if config.kept else self.position
+        rises = min(old // 4, RISES)
+        for there, (first, last) in zip(
+            theirs, self._chosen([there + codes for there in theirs]), strict=True
+        ):
             loaded = max(max(there + peak, loaded) + loads, there + codes + 1)
-            met = max(loaded, first_old, met)
-            mixed = max(met + unit.score_latency + 4, mixed) + unit.rows + self.position + rises
-            met += max(self.position, 1)
+            met = max(loaded, first_old, met, first)
+            mixed = max(met + unit.score_latency + 4, mixed) + unit.rows + old + rises
+            met = max(met + max(old, 1), last)
+            mixed = max(mixed, last + unit.score_latency + 4)
         written = codes + 3
         key_at = [there + written for there in self._heads(keys, model.kv_heads)]
         value_at = [there + written for there in self._heads(values, model.kv_heads)]
@@ -192,3 +199,18 @@ class _Token:
             mixed = max(mixed, value_at[slot] + 4) + 1
             mixed = max(mixed, divided[head % 2]) + unit.rows
         return mixed + unit.result_latency + 1
+
+    def _chosen(self, queries: list[int]) -> Iterator[tuple[int, int]]:
+        """For each head when its first and its last old key can be there, for what chooses them.
+
+        ``queries``: cycles in which each head's last row of codes comes.
+        """
+        config = self.config
+        if not config.kept:
+            yield from [(0, 0)] * len(queries)
+            return
+        read = QUEUE_LATENCY + 2  # from a chosen token to its key
+        rows = config.choice.rows
+        offered = [there - rows + 1 + QUEUE_LATENCY for there in queries]
+        for first, last in passes(config.choice, [(self.position + 1, each) for each in offered]):
+            yield first + 3 + read, last - 1 + read

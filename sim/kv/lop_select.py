@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -132,18 +133,29 @@ def golden(config: LopSelectConfig, inputs: Streams) -> Streams:
 
 def cycles(config: LopSelectConfig, inputs: Streams) -> int:
     """First passes one after the other, second passes one after the other, two banks between."""
-    counts = inputs["op_i"]["count"]
-    done = [config.buckets] * 2  # edge at which each bank was last free
-    free = begun = walked = final = 0
-    for head, (count, old) in enumerate(zip(counts, _old(config, counts), strict=True)):
-        loaded = begun + config.rows
+    counts = inputs["op_i"]["count"].tolist()
+    ends = [end for _, end in passes(config, [(count, 0) for count in counts], config.buckets)]
+    return max((end for end, count in zip(ends, counts, strict=True) if count), default=0)
+
+
+def passes(
+    config: LopSelectConfig, queries: Iterable[tuple[int, int]], cleared: int = 0
+) -> Iterator[tuple[int, int]]:
+    """When the second pass of each query begins to choose, and when it has ended.
+
+    ``queries`` are counts of tokens, and the edge at which the query's first row is offered at the
+    latest; histograms are clear from ``cleared`` on.
+    """
+    done = [cleared] * 2  # edge at which each bank was last free
+    free = begun = walked = 0
+    for head, (count, offered) in enumerate(queries):
+        loaded = max(begun, offered) + config.rows
         begun = max(free, loaded, done[head % 2]) + 1
-        free = begun + int(old)
+        free = begun + max(count - config.recent, 0)
         started = max(free + config.count_latency, walked) + 1
         threshold = started + config.buckets + 1
-        walked = done[head % 2] = threshold + (int(count) + 3 if count else 1)
-        final = walked if count else final
-    return final
+        walked = done[head % 2] = threshold + (count + 3 if count else 1)
+        yield threshold, walked
 
 
 def _old(config: LopSelectConfig, counts: Ints) -> Ints:

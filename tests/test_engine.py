@@ -57,9 +57,9 @@ def test_every_vector_of_whole_texts_equals_the_golden_model(teller: Teller, sta
 def test_a_wrong_weight_is_found_where_it_was_used(model: IntegerModel):
     layer = model.layers[0]
     weight = layer.projections["attn_output"]
-    codes = weight.codes.copy()
-    codes[5, 3] = -1 if codes[5, 3] == 1 else codes[5, 3] + 1
-    broken = dict(layer.projections, attn_output=dataclasses.replace(weight, codes=codes))
+    columns = weight.columns.copy()
+    columns[3, 5] = -1 if columns[3, 5] == 1 else columns[3, 5] + 1
+    broken = dict(layer.projections, attn_output=dataclasses.replace(weight, columns=columns))
     other = dataclasses.replace(
         model, layers=(dataclasses.replace(layer, projections=broken), *model.layers[1:])
     )

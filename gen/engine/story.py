@@ -13,7 +13,7 @@ import numpy as np
 
 from ...rtl.engine._program import Kind, Target
 from ...rtl.engine.engine import EngineConfig
-from ...sim.engine.image import Image, compile_image, operations, precision_of
+from ...sim.engine.image import Image, compile_image, cycles_of, operations, precision_of
 from ...sim.engine.integer import IntegerLogits, IntegerModel, Trace
 from ...sim.engine.model import ModelConfig, ModelError
 from ...sim.engine.taps import differences, expected
@@ -176,7 +176,7 @@ class Teller:
         tally.tokens += 1
         tally.cycles += moved["cycles"]
         tally.linear += moved["linear"]
-        tally.limit += self.image.sampled_words
+        tally.limit += self.image.sampled_cycles
         gaps = self.machine.gaps()
         at = 0
         for name, words in self._names:
@@ -230,6 +230,8 @@ class Story:
         self.tokens, self.check = tokens, check_activations
         self.config = config_for(file.model.config, **(settings or {}))
         model = IntegerModel.compile(file.model, precision_of(self.config))
+        if model.bits > 2:
+            self.config = config_for(model.config, **{"matvec": "booth", **(settings or {})})
         if temperature:
             model = model.at_temperature(temperature)
         check_prompt(model.config, self.ids)
@@ -270,7 +272,7 @@ def check_prompt(model: ModelConfig, prompt: list[int]) -> None:
 
 
 def _waits(image: Image) -> Iterator[tuple[str, int]]:
-    """What each linear operation's vector comes from, and how many words it takes; then the end."""
+    """What each linear operation's vector comes from, and how many cycles of weights; the end."""
     before = {
         Target.QUERY: "norm before Q, K and V",
         Target.KEY: "K and V",
@@ -283,6 +285,6 @@ def _waits(image: Image) -> Iterator[tuple[str, int]]:
     for op in image.program:
         if op["kind"] == Kind.LINEAR:
             name = next(adds) if op["unit"] == Target.ADD else before[Target(op["unit"])]
-            yield "embedding and its norm" if first else name, op["words"]
+            yield "embedding and its norm" if first else name, cycles_of(op)
             first = False
     yield "choice of the token", 0

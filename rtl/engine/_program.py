@@ -44,6 +44,14 @@ class Target(IntEnum):
     HEAD = 5
 
 
+class Mode(IntEnum):
+    """What the weights of a linear operation are."""
+
+    TERNARY = 0
+    INT4 = 1
+    INT8 = 2
+
+
 class Source(IntEnum):
     """Where the rows of a norm come from; those of ``DISCARD`` are the residual's and are lost."""
 
@@ -64,6 +72,6 @@ OPERATION = data.StructLayout({
     "rows": unsigned(20),  # LINEAR: sums; NORM, EMBED: rows; ATTEND: query heads
     "words": unsigned(28),  # LINEAR: words of weights; ATTEND: query heads a K and V head
     "address": unsigned(32),  # LINEAR, NORM: of the first word or row
-    "value": unsigned(32),  # LINEAR: mantissa, shift << 16; NORM: eps; EMBED: shift
+    "value": unsigned(32),  # LINEAR: mantissa, shift << 16, Mode << 24; NORM: eps; EMBED: shift
 })
 """One operation of the program; what a field means depends on the kind."""

@@ -13,6 +13,7 @@ from .._streams import Queue, Widen, bits_for, fork
 from ..config import Config, param
 from ..kv.kv_store import KvStore, KvStoreConfig
 from ..kv.lop_select import LopSelectConfig
+from ..mac.boothflex import BoothflexConfig
 from ..mac.ternary_gemv import TernaryGemvConfig
 from ..vector.absmax_quantise import AbsmaxQuantiseConfig
 from ..vector.gate import Gate, GateConfig
@@ -24,7 +25,7 @@ from ..vector.sampler import Sampler, SamplerConfig, choice_layout
 from ._attend import Attend
 from ._feed import FETCH, Feed
 from ._heads import Heads, element_layout
-from ._matvec import TernaryMatvec, word_layout
+from ._matvec import BOOTH_FRONT, BoothMatvec, TernaryMatvec, word_layout
 from ._program import Target
 from ._select import Select, share
 from .attention import Attention, AttentionConfig
@@ -55,6 +56,9 @@ class EngineConfig(Config):
     context: int = param(256, "most tokens of a text, a power of two", ge=4, le=1 << 20)
     vocab: int = param(512, "most tokens that there are", ge=2, le=1 << 20)
     program: int = param(64, "operations of a program", ge=8, le=4096)
+    matvec: str = param(
+        "ternary", "core of the projections; booth takes integers too", choices=("ternary", "booth")
+    )
     packing: str = param("trit2", "how weights come in", choices=("trit2", "trit5"))
     gate: str = param("relu2", "activation of the gate", choices=("relu2", "silu"))
     stage: int = param(2, "adder levels of the matvec between registers", ge=0, le=12)
@@ -89,6 +93,10 @@ class EngineConfig(Config):
         for name in ("dim", "hidden"):
             if getattr(self, name) % self.norm_lanes:
                 yield f"{name} must be a multiple of norm_lanes, {self.norm_lanes}"
+        if self.matvec == "booth" and self.lanes < 8:
+            yield f"lanes must be at least 8 with booth, not {self.lanes}"
+        if self.matvec == "booth" and self.packing != "trit2":
+            yield f"packing must be trit2 with booth, not {self.packing}"
         if self.head_dim % self.head_lanes:
             yield f"head_dim must be a multiple of head_lanes, {self.head_lanes}"
         if self.norm_lanes > self.lanes:
@@ -106,7 +114,16 @@ class EngineConfig(Config):
         return -(-max(self.dim, self.hidden, self.heads * self.head_dim) // self.lanes) * self.lanes
 
     @property
-    def matvec(self) -> TernaryGemvConfig:
+    def product(self) -> TernaryGemvConfig | BoothflexConfig:
+        """The core in the matvec socket."""
+        if self.matvec == "booth":
+            return BoothflexConfig(
+                pes=self.lanes // 4,
+                a_width=CODE,
+                int2=False,
+                max_k=self.longest,
+                stage=self.stage,
+            )
         return TernaryGemvConfig(
             k_lanes=self.lanes,
             max_k=self.longest,
@@ -114,6 +131,11 @@ class EngineConfig(Config):
             memory_stage=False,
             stage=self.stage,
         )
+
+    @property
+    def sum_latency(self) -> int:
+        """Edges from a row's last word of weights to the first cycle in which its sum is there."""
+        return self.product.latency + (BOOTH_FRONT if self.matvec == "booth" else 0)
 
     @property
     def norm(self) -> RmsNormConfig:
@@ -143,7 +165,7 @@ class EngineConfig(Config):
     @property
     def rescale(self) -> RescaleConfig:
         return RescaleConfig(
-            sum_width=self.matvec.acc_width, out_width=WIDTH, tag_width=self.tag_width
+            sum_width=self.product.acc_width, out_width=WIDTH, tag_width=self.tag_width
         )
 
     @property
@@ -180,7 +202,7 @@ class EngineConfig(Config):
     @property
     def sampler(self) -> SamplerConfig:
         return SamplerConfig(
-            vocab=self.vocab, sum_width=self.matvec.acc_width, logit_width=WIDTH, fraction=8
+            vocab=self.vocab, sum_width=self.product.acc_width, logit_width=WIDTH, fraction=8
         )
 
     @property
@@ -289,8 +311,9 @@ class Engine(wiring.Component):
         m.submodules.sequencer = sequencer = Sequencer(config.sequencer)
         m.submodules.norm = norm = RmsNorm(config.norm)
         m.submodules.feed = feed = Feed(WIDTH, config.norm_lanes, norm)
-        m.submodules.matvec = matvec = TernaryMatvec(
-            config.matvec, norm, linear_layout(config.sequencer), config.packing
+        core = BoothMatvec if config.matvec == "booth" else TernaryMatvec
+        m.submodules.matvec = matvec = core(
+            config.product, norm, linear_layout(config.sequencer), config.packing
         )
         m.submodules.rescale = rescale = Rescale(config.rescale)
         m.submodules.residual = residual = Residual(config.residual)
@@ -398,7 +421,7 @@ class Engine(wiring.Component):
         to_matvec, to_rescale = fork(m, op, [matvec.op_i, rescale.op_i], "linear")
         slot = op.p.slot[: self.config.slot_width]
         # Sums come while the norm's scale is still being made.
-        m.submodules.sums = sums = Queue(signed(self.config.matvec.acc_width), 16)
+        m.submodules.sums = sums = Queue(signed(self.config.product.acc_width), 16)
         m.d.comb += [
             matvec.op_i.valid.eq(to_matvec),
             matvec.op_i.p.eq(op.p),
@@ -570,7 +593,7 @@ def taps_layout(config: EngineConfig) -> data.StructLayout:
         "mantissa": unsigned(16),
         "shift": unsigned(6),
         "element_valid": 1,
-        "sum": signed(config.matvec.acc_width),
+        "sum": signed(config.product.acc_width),
         "element": signed(WIDTH),
         "target": unsigned(3),
         "head_valid": 1,

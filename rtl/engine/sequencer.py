@@ -80,6 +80,7 @@ def linear_layout(config: SequencerConfig) -> data.StructLayout:
         "address": unsigned(32),
         "mantissa": unsigned(16),
         "shift": unsigned(6),
+        "mode": unsigned(2),
     })
 
 
@@ -240,6 +241,7 @@ class Sequencer(wiring.Component):
             self.linear_o.p.address.eq(op.address),
             self.linear_o.p.mantissa.eq(op.value[:16]),
             self.linear_o.p.shift.eq(op.value[16:]),
+            self.linear_o.p.mode.eq(op.value[24:]),
             self.attend_o.p.newest.eq(op.unit),
             self.attend_o.p.slot.eq(op.slot),
             self.attend_o.p.position.eq(position),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...rtl.engine._program import Kind, Source, Target, Wait, When
+from ...rtl.engine._program import Kind, Mode, Source, Target, Wait, When
 from .integer import IntegerModel, Norm, Precision, Projection
 from .model import ModelError
 
@@ -28,7 +28,8 @@ Operation = dict[str, int]
 class Image:
     """Everything that a model is to an engine.
 
-    ``weights`` (words, lanes) are trits in the order of use; ``gains`` (rows, norm_lanes) and
+    ``weights`` (words, lanes) are trits in the order of use, or for integers the 2-bit digits of
+    their bytes as two's complement numbers; ``gains`` (rows, norm_lanes) and
     ``embedding`` (vocab * rows, norm_lanes) likewise; ``table`` holds cosines and sines by
     address; ``program`` is a list of operations, see ``rtl/engine/_program.py``.
     """
@@ -40,6 +41,7 @@ class Image:
     program: list[Operation]
     sampled_words: int
     prefill_words: int
+    sampled_cycles: int
 
 
 class DoesNotFit(ModelError):
@@ -80,6 +82,8 @@ def check_fit(model: IntegerModel, config: EngineConfig) -> None:
     for name, size in (("dim", c.dim), ("hidden", c.hidden), ("heads * head_dim", c.q_dim)):
         if size % config.norm_lanes:
             small.append(f"norm_lanes that divides {name}={size} (has {config.norm_lanes})")
+    if model.bits > 2 and config.matvec != "booth":
+        small.append(f"matvec=booth for weights of {model.bits} bits (has {config.matvec})")
     if small:
         raise DoesNotFit(f"the model does not fit the engine; it needs {', '.join(small)}")
     if p != precision_of(config):
@@ -117,6 +121,7 @@ class _Compiler:
             program=program,
             sampled_words=sampled,
             prefill_words=sampled - self.head_words,
+            sampled_cycles=sum(map(cycles_of, program)),
         )
 
     def _program(self) -> Iterator[Operation]:
@@ -162,7 +167,7 @@ class _Compiler:
         yield self._norm(norms["ffn_norm"], Source.RESIDUAL)
         gate, up = weights["ffn_gate"], weights["ffn_up"]
         both = np.stack((gate.codes, up.codes), axis=1).reshape(-1, c.dim)
-        yield self._linear(gate, Target.GATE, trits=both)
+        yield self._linear(gate, Target.GATE, rows=both, bits=max(gate.bits, up.bits))
         yield self._norm(norms["ffn_sub_norm"], Source.GATE)
         yield self._linear(weights["ffn_down"], Target.ADD)
 
@@ -191,18 +196,21 @@ class _Compiler:
         target: Target,
         order: NDArray[np.int64] | None = None,
         *,
-        trits: NDArray[np.int8] | None = None,
+        rows: NDArray[np.int8] | None = None,
+        bits: int | None = None,
         flag: int = 1,
         fresh: int = 1,
         slot: int = 0,
         when: When = When.ALWAYS,
     ) -> Operation:
-        """``flag``: the vector's last operation; ``fresh``: its first."""
-        lanes = self.config.lanes
-        rows = weight.codes if trits is None else trits
+        """``flag``: the vector's last operation; ``fresh``: its first.
+
+        ``rows`` and ``bits`` are of the weights where they are not those of ``weight``.
+        """
+        mode = mode_of(bits or weight.bits)
+        rows = weight.codes if rows is None else rows
         rows = rows if order is None else rows[order]
-        padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % lanes)))
-        words = padded.reshape(-1, lanes)
+        words = arranged(rows, mode, self.config.lanes)
         at, self.word = self.word, self.word + len(words)
         self.words.append(words)
         mantissa, shift = weight.scale
@@ -215,9 +223,38 @@ class _Compiler:
             rows=len(rows),
             words=len(words),
             address=at,
-            value=int(mantissa) | int(shift) << 16,
+            value=int(mantissa) | int(shift) << 16 | mode << 24,
             when=when,
         )
+
+
+def mode_of(bits: int) -> Mode:
+    """How weights of so many bits, 2 being trits, are multiplied."""
+    return Mode.TERNARY if bits == 2 else Mode.INT4 if bits <= 4 else Mode.INT8
+
+
+def cycles_of(op: Operation) -> int:
+    """Cycles in which an operation uses weights."""
+    if op["kind"] != Kind.LINEAR:
+        return 0
+    return op["words"] << (op["value"] >> 24 == Mode.INT4)
+
+
+def arranged(rows: NDArray[np.int8], mode: Mode, lanes: int) -> NDArray[np.int8]:
+    """Rows of weights as words of ``lanes`` 2-bit digits, rows filled up to whole tiles.
+
+    A tile is ``lanes`` weights: a word of trits; or, byte ``p`` of a word belonging to the weights
+    ``4 p`` to ``4 p + 3``, four words of 8-bit integers, in which their turn comes one after the
+    other, or two of 4-bit integers, two in a byte and the earlier one lower.
+    """
+    padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % lanes)))
+    if mode == Mode.TERNARY:
+        return padded.reshape(-1, lanes)
+    turns = padded.reshape(-1, lanes // 4, 4).swapaxes(1, 2)  # (tile, turn, byte)
+    if mode == Mode.INT4:
+        turns = turns[:, 0::2] & 15 | turns[:, 1::2] << 4
+    digits = turns[..., None] >> np.arange(0, 8, 2, dtype=np.int8) & 3
+    return ((digits ^ 2) - 2).astype(np.int8).reshape(-1, lanes)
 
 
 def pair_order(heads: int, head_dim: int) -> NDArray[np.int64]:

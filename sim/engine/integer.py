@@ -259,6 +259,12 @@ class IntegerModel:
             mix_scale=mix_scale(top, p.weight_bits, CHANCE_BITS),
         )
 
+    @property
+    def bits(self) -> int:
+        """Bits of the widest weights, 2 for trits."""
+        layers = (each for layer in self.layers for each in layer.projections.values())
+        return max(self.output.bits, *(each.bits for each in layers))
+
     def at_temperature(self, temperature: float) -> "IntegerModel":
         """The same with logits for drawing: base 2, over the temperature, 8 bits of fraction."""
         mantissa, shift = self.output.scale

@@ -72,6 +72,7 @@ def golden(config: SequencerConfig, inputs: Streams) -> Streams:
             case Kind.LINEAR:
                 row = [op["unit"], op["fresh"], op["flag"], op["slot"], position, op["rows"]]
                 row += [op["words"], op["address"], value & 0xFFFF, value >> 16 & 63]
+                row += [value >> 24 & 3]
             case _:
                 row = [op["unit"] & 1, op["slot"], position, op["rows"], op["words"] & 0xFFFFF]
         rows[kind].append(row)
@@ -86,7 +87,7 @@ def golden(config: SequencerConfig, inputs: Streams) -> Streams:
         "linear_o": stream(
             Kind.LINEAR,
             *("target", "fresh", "ends", "slot", "position", "rows", "words", "address"),
-            *("mantissa", "shift"),
+            *("mantissa", "shift", "mode"),
         ),
         "attend_o": stream(Kind.ATTEND, "newest", "slot", "position", "heads", "group"),
     }

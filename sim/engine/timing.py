@@ -83,7 +83,7 @@ class _Token:
         self.norm_codes = core.early + 2 + core.code_latency
         self.norm_scale = config.norm.scale_latency + rescale.interval
         # From a word to the sum, and from the sum to the element.
-        self.sums = config.matvec.latency + QUEUE_LATENCY
+        self.sums = config.sum_latency + QUEUE_LATENCY
         self.elements = rescale.latency
         self.time = 0  # the cycle after the last word
         self.scaled = 0  # the first cycle in which a sum of the next operation finds its scale

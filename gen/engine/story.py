@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A text told by the engine's RTL, every token checked against the golden model."""
 
+import functools
 import itertools
 import math
 import time
@@ -64,7 +65,7 @@ def config_for(model: ModelConfig, **changes: Any) -> EngineConfig:
         "hidden": max(model.hidden, model.q_dim),
         "heads": model.heads,
         "head_dim": model.head_dim,
-        "slots": max(model.layers * model.kv_heads, 2),
+        "slots": model.layers * model.kv_heads,
         "context": 1 << (model.context - 1).bit_length(),
         "vocab": model.vocab,
         "program": 1 << (operations(model.layers) - 1).bit_length(),
@@ -73,6 +74,7 @@ def config_for(model: ModelConfig, **changes: Any) -> EngineConfig:
     return EngineConfig.of({**default.values(), **sizes, **changes})
 
 
+@functools.lru_cache(4)
 def design_for(config: EngineConfig) -> Design:
     """The engine's Verilog."""
     return emit(blocks.find("engine"), config)

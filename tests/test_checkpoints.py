@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Readers of checkpoints, vocabularies and quantisation, against the packages of others."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -34,13 +35,16 @@ from atriplex.gen.checkpoints import (
     tokenizers,
 )
 from atriplex.gen.checkpoints.checkpoint import ConfigError, gguf_name, halve_pairs
+from atriplex.gen.checkpoints.models import of_checkpoint, runnable
 from atriplex.gen.checkpoints.quantise import QuantiseError, integer, ternary
+from atriplex.gen.checkpoints.quantise import values as quantise_values
 from atriplex.gen.checkpoints.tokenizers import RankTokenizer, ScoreTokenizer
-from atriplex.gen.model import packed
+from atriplex.gen.model import bpe, packed
 from atriplex.gen.model.bpe import TokenizerError
-from atriplex.gen.model.generate import shipped
+from atriplex.gen.model.generate import Story, shipped
 from atriplex.rtl.errors import AtriplexError
-from atriplex.sim.engine.model import Ternary
+from atriplex.sim.engine.integer import IntegerModel
+from atriplex.sim.engine.model import Embedding, Model, ModelConfig, Ternary
 from numpy.typing import NDArray
 
 with warnings.catch_warnings():
@@ -1637,3 +1641,144 @@ def test_checkpoint_is_immutable_data() -> None:
     with pytest.raises(AttributeError):
         found.config = SMALL  # pyright: ignore[reportAttributeAccessIssue]
     assert issubclass(CheckpointError, AtriplexError) and llama2c.HEADER == 256
+
+
+# ------------------------------------------------------------------------ models
+
+
+ENGLISH = replace(NARROW, vocab=100, gate="silu", sub_norms=False, tied=False, theta=10000.0)
+
+
+def constants(value: Any) -> list[Any]:
+    """All that an integer model consists of."""
+    if dataclasses.is_dataclass(value):
+        return [constants(getattr(value, field.name)) for field in dataclasses.fields(value)]
+    if isinstance(value, dict):
+        return [[name, constants(each)] for name, each in value.items()]
+    if isinstance(value, np.ndarray):
+        return [value.dtype.kind, value.shape, value.tolist()]
+    return list(map(constants, value)) if isinstance(value, tuple) else [value]
+
+
+def write_atx(path: Path, config: CheckpointConfig, tensors: dict[str, Any]) -> Path:
+    names = [field.name for field in dataclasses.fields(ModelConfig)]
+    sizes = ModelConfig(**{name: getattr(config, name) for name in names})
+    embedding = Embedding(integer(tensors["token_embd.weight"]).codes, 2.0**-6)
+    model = Model.from_tensors(sizes, tensors | {"token_embd.weight": embedding})
+    merges = tuple((1 + index, 2 + index) for index in range(config.vocab - 97))
+    packed.save(path, packed.ModelFile(model, bpe.Tokenizer(merges)))
+    return path
+
+
+def test_a_model_is_the_same_from_every_format(tmp_path: Path) -> None:
+    config, rng = ENGLISH, np.random.default_rng(7)
+    tensors: dict[str, Any] = {
+        name: np.ones(shape, np.float32) for name, shape in config.shapes().items()
+    } | random_ternary(config)
+    codes = rng.integers(-127, 128, (config.vocab, config.dim))
+    codes[0, 0] = 127
+    tensors["token_embd.weight"] = (codes * 2.0**-6).astype(np.float32)
+    tensors["output_norm.weight"] = rng.uniform(0.5, 1.5, config.dim).astype(np.float32)
+    trits = rng.integers(-1, 2, (config.vocab, config.dim)).astype(np.int8)
+    tensors["output.weight"] = Ternary(trits, 0.125)
+
+    def turned(name: str, values: Any) -> Any:
+        heads = {"attn_q": config.heads, "attn_k": config.kv_heads}.get(name.split(".")[-2])
+        if heads is None:
+            return values
+        if isinstance(values, Ternary):
+            return Ternary(interleave_pairs(values.trits, heads), values.scale)
+        return interleave_pairs(values, heads)
+
+    pairs = {name: turned(name, tensor) for name, tensor in tensors.items()}
+    floats = {name: quantise_values(tensor) for name, tensor in pairs.items()}
+    named = {hf_name(name): tensor for name, tensor in tensors.items()}
+    kinds = {
+        name: "I2_S" if isinstance(tensor, Ternary) else "F32" for name, tensor in tensors.items()
+    }
+    low = {"bit_order": "low", "sub_norms": False}
+    files: list[tuple[Path, dict[str, Any]]] = [
+        (write_gguf(tmp_path / "float.gguf", config, tensors, lambda name: "F16"), {}),
+        (write_gguf(tmp_path / "i2s.gguf", config, tensors, kinds.__getitem__), {}),
+        (write_safetensors(tmp_path / "m.safetensors", named, hf_config(config)), {}),
+        (write_v0(tmp_path / "v0.bin", config, floats), {}),
+        (write_v1(tmp_path / "v1.bin", config, pairs, "low"), low),
+        (write_atx(tmp_path / "m.atx", config, tensors), {}),
+    ]
+    models = [
+        IntegerModel.compile(of_checkpoint(checkpoints.load(path, **options)))
+        for path, options in files
+    ]
+    wanted = constants(models[-1])
+    assert models[-1].bits == 2
+    for (path, _), model in zip(files, models, strict=True):
+        assert constants(model) == wanted, path.name
+    other = of_checkpoint(checkpoints.load(files[0][0], pairing="half"))
+    assert constants(IntegerModel.compile(other)) != wanted
+
+
+def test_float_matrices_become_integers_and_a_tied_head_is_the_embedding(tmp_path: Path) -> None:
+    config = replace(SMALL, tied=True)
+    path = write_v0(tmp_path / "m.bin", config, random_tensors(config))
+    for target, bits in ((None, 8), ("int4", 4), ("ternary", 2)):
+        model = of_checkpoint(checkpoints.load(path), target)  # pyright: ignore[reportArgumentType]
+        assert {each.ffn_up.bits for each in model.layers} == {bits}
+        assert np.array_equal(model.output.codes, model.token_embd.codes)
+        assert (model.output.bits, model.output.scale) == (8, model.token_embd.scale)
+        assert model.layers[0].attn_sub_norm is None
+    with refused(str(path), "tensor blk.0.attn_q.weight", "ternary, int8 or int4, not 'int5'"):
+        of_checkpoint(checkpoints.load(path), "int5")  # pyright: ignore[reportArgumentType]
+
+
+SUCCESSOR = CheckpointConfig(
+    dim=32, layers=1, heads=2, kv_heads=1, head_dim=16, hidden=32, vocab=32, context=32
+)
+
+
+def write_successor(folder: Path, bit_order: str) -> Path:
+    """A model in which each token is followed by the one with the next number."""
+    tensors: dict[str, Any] = {
+        name: Ternary(np.zeros(shape, np.int8), 0.5) if len(shape) == 2 else np.ones(shape, "f4")
+        for name, shape in SUCCESSOR.shapes().items()
+    }
+    tensors["token_embd.weight"] = np.eye(SUCCESSOR.vocab, dtype=np.float32)
+    tensors["output.weight"] = Ternary(np.eye(SUCCESSOR.vocab, k=-1, dtype=np.int8), 2.0)
+    letters = [" ", *(chr(ord("a") + at) for at in range(26)), "!", "?"]
+    write_tokenizer(folder / "tokenizer.bin", ["<unk>", "<s>", "</s>", *letters], [0.0] * 32)
+    return write_v1(folder / f"{bit_order}.bin", SUCCESSOR, tensors, bit_order)
+
+
+@pytest.mark.parametrize("bit_order", ["high", "low"])
+def test_a_text_decides_the_bit_order(bit_order: str, tmp_path: Path) -> None:
+    path, text = write_successor(tmp_path, bit_order), tmp_path / "text.txt"
+    text.write_text("abcdefghijklmnopqrstuvwxyz")
+    found = runnable(path, check_text=text)
+    other = "low" if bit_order == "high" else "high"
+    assert found.perplexities[bit_order] < 3 < 30 < found.perplexities[other]
+    assert found.note is not None and found.note.endswith(f"it is {bit_order}")
+    assert "".join(Story("abc", found=found, tokens=5)) == "defgh"
+    assert runnable(path, bit_order=bit_order).note is None
+    text.write_text("")
+    with refused(str(text), "expected a text of some tokens"):
+        runnable(path, check_text=text)
+    with refused("options bit_order and check_text exclude each other"):
+        runnable(path, check_text=text, bit_order="low")
+    with refused(str(tmp_path / "none"), "expected a text, found No such file"):
+        runnable(path, check_text=tmp_path / "none")
+    v0 = write_v0(tmp_path / "v0.bin", SMALL, random_tensors(SMALL))
+    with refused(str(v0), "option check_text is for ternary files of llama2.c"):
+        runnable(v0, check_text=text)
+
+
+def test_files_that_cannot_be_run_are_refused(tmp_path: Path) -> None:
+    path = write_v0(tmp_path / "m.bin", SMALL, random_tensors(SMALL))
+    with refused(str(path), "there is no vocabulary in the file; option tokenizer names one"):
+        runnable(path)
+    pieces = ["<unk>", "<s>", "</s>", *(f"t{index}" for index in range(17))]
+    vocabulary = write_tokenizer(tmp_path / "other.bin", pieces, [0.0] * 20)
+    assert len(runnable(path, tokenizer=vocabulary).tokenizer) == 20
+    with refused(str(path), "context must be in 1..12, not 13"):
+        runnable(path, tokenizer=vocabulary, context=13)
+    assert runnable(path, tokenizer=vocabulary, context=5).model.config.context == 5
+    with refused("no option 'bit_order'"):
+        runnable(path, tokenizer=vocabulary, bit_order="high")

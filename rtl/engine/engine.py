@@ -52,10 +52,13 @@ class EngineConfig(Config):
     hidden: int = param(384, "most elements of any vector", ge=4, le=1 << 16)
     heads: int = param(6, "most query heads", ge=1, le=64)
     head_dim: int = param(32, "elements of a head", ge=2, le=256)
-    slots: int = param(6, "K and V heads of all layers", ge=2, le=4096)
+    slots: int = param(6, "K and V heads of all layers", ge=1, le=4096)
     context: int = param(256, "most tokens of a text, a power of two", ge=4, le=1 << 20)
     vocab: int = param(512, "most tokens that there are", ge=2, le=1 << 20)
     program: int = param(64, "operations of a program", ge=8, le=4096)
+    memory: int = param(
+        0, "KiB for weights, gains and embedding; 0: as many as it takes", ge=0, le=1 << 32
+    )
     matvec: str = param(
         "ternary", "core of the projections; booth takes integers too", choices=("ternary", "booth")
     )
@@ -236,7 +239,7 @@ class EngineConfig(Config):
         return KvStoreConfig(
             head_dim=self.head_dim,
             lanes=self.head_lanes,
-            slots=self.slots,
+            slots=max(self.slots, 2),  # an address has a bit for the slot
             context=self.context,
             code_width=code_width,
             scale_width=scale_width,

@@ -59,7 +59,12 @@ def compile_image(model: IntegerModel, config: EngineConfig, overlap: bool = Tru
 
 
 def check_fit(model: IntegerModel, config: EngineConfig) -> None:
-    """Raise :class:`DoesNotFit` naming every parameter that is too small."""
+    """Raise :class:`DoesNotFit` naming every parameter that must be another for the model to fit.
+
+    Activations: ``dim``, ``hidden``, ``heads``, ``head_dim``, ``norm_lanes``, ``gate``; keys and
+    values: ``slots``, ``context``; program: ``program``; weights: ``vocab``, ``matvec``,
+    ``memory``.
+    """
     c, p = model.config, model.precision
     needs = {
         "dim": c.dim,
@@ -70,15 +75,16 @@ def check_fit(model: IntegerModel, config: EngineConfig) -> None:
         "vocab": c.vocab,
         "program": operations(c.layers),
     }
+    if config.memory:
+        needs["memory"] = -(-sum(sizes(model, config).values()) // 1024)
     small = [
         f"{name}={need} (has {getattr(config, name)})"
         for name, need in needs.items()
         if getattr(config, name) < need
     ]
-    if config.head_dim != c.head_dim:
-        small.append(f"head_dim={c.head_dim} (has {config.head_dim})")
-    if config.gate != c.gate:
-        small.append(f"gate={c.gate} (has {config.gate})")
+    for name, need in {"head_dim": c.head_dim, "gate": c.gate}.items():
+        if getattr(config, name) != need:
+            small.append(f"{name}={need} (has {getattr(config, name)})")
     for name, size in (("dim", c.dim), ("hidden", c.hidden), ("heads * head_dim", c.q_dim)):
         if size % config.norm_lanes:
             small.append(f"norm_lanes that divides {name}={size} (has {config.norm_lanes})")
@@ -88,6 +94,25 @@ def check_fit(model: IntegerModel, config: EngineConfig) -> None:
         raise DoesNotFit(f"the model does not fit the engine; it needs {', '.join(small)}")
     if p != precision_of(config):
         raise DoesNotFit("the model was compiled for another precision, or selection of tokens")
+    norms = [*((f"blk.{at}", each.norms) for at, each in enumerate(model.layers))]
+    for where, found in (*norms, ("the head", {"output_norm": model.output_norm})):
+        for name, norm in found.items():
+            if norm.eps >> 32:
+                raise DoesNotFit(f"the eps of {where}'s {name} does not fit the engine's 32 bits")
+
+
+def sizes(model: IntegerModel, config: EngineConfig) -> dict[str, int]:
+    """Bytes that a model takes in the memories of an engine."""
+    c = model.config
+    words = words_of(model.output, config.lanes)
+    for layer in model.layers:
+        both = [layer.projections[name] for name in ("ffn_gate", "ffn_up")]
+        bits = max(each.bits for each in both)  # rows of gate and up take turns
+        for name, weight in layer.projections.items():
+            words += words_of(weight, config.lanes, bits if name in ("ffn_gate", "ffn_up") else 0)
+    gains = c.layers * sum(c.norms().values()) + c.dim
+    word = -(-config.lanes // (5 if config.packing == "trit5" else 4))
+    return {"weights": words * word, "gains": 2 * gains, "embedding": c.vocab * c.dim}
 
 
 def precision_of(config: EngineConfig) -> Precision:
@@ -226,6 +251,13 @@ class _Compiler:
             value=int(mantissa) | int(shift) << 16 | mode << 24,
             when=when,
         )
+
+
+def words_of(weight: Projection, lanes: int, bits: int = 0) -> int:
+    """Words that :func:`arranged` makes of a projection."""
+    rows, columns = weight.codes.shape
+    mode = mode_of(bits or weight.bits)
+    return rows * -(-columns // lanes) * (1, 2, 4)[mode]
 
 
 def mode_of(bits: int) -> Mode:

@@ -433,7 +433,9 @@ def test_contents_that_a_file_cannot_hold_are_refused(tmp_path: Path) -> None:
     file = tiny_file()
     with pytest.raises(ValueError, match="the vocabulary has 98 pieces, the model 97"):
         packed.encode(replace(file, tokenizer=bpe.Tokenizer(((1, 2),))))
-    file.model.layers[1].ffn_up.trits[2, 3] = 2
+    ffn_up = file.model.layers[1].ffn_up
+    assert isinstance(ffn_up, Ternary)
+    ffn_up.trits[2, 3] = 2
     with pytest.raises(ValueError, match=r"tensor blk\.1\.ffn_up\.weight: value 2 at index 27"):
         packed.save(tmp_path / "bad.atx", file)
     assert not list(tmp_path.iterdir())
@@ -491,6 +493,7 @@ class ByHand:
             self.norms.append(norms)
             self.weights.append(weights)
         self.output_norm = self.norm(model.output_norm, unit)
+        assert isinstance(model.output, Ternary)
         rows, head = self.projection(
             model.output.trits, model.output.scale * 1024, self.output_norm
         )
@@ -791,6 +794,7 @@ def test_float_reference_follows_the_published_order_of_operations() -> None:
     x = np.random.default_rng(0).normal(size=(3, TINY.dim)).astype(np.float32)
     x[1] = 0
     weight = model.layers[0].attn_q
+    assert isinstance(weight, Ternary)
     got = Reference(model)._project(x, weight)
     for row, expected in zip(x, got, strict=True):
         scale = np.float32(127) / max(np.float32(1e-5), np.abs(row).max())

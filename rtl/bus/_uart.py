@@ -5,6 +5,9 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+HIGH: dict = {"init": 1}
+"""An idle line."""
+
 BYTE = data.StructLayout({"byte": unsigned(8)})
 
 
@@ -19,7 +22,7 @@ class UartReceiver(wiring.Component):
 
     def __init__(self, divisor: int):
         self.divisor = divisor
-        super().__init__({"line": In(1, init=1), "o": Out(stream.Signature(BYTE))})
+        super().__init__({"line": In(1, **HIGH), "o": Out(stream.Signature(BYTE))})
 
     def elaborate(self, platform):
         m = Module()
@@ -51,7 +54,7 @@ class UartSender(wiring.Component):
 
     def __init__(self, divisor: int):
         self.divisor = divisor
-        super().__init__({"line": Out(1, init=1), "i": In(stream.Signature(BYTE))})
+        super().__init__({"line": Out(1, **HIGH), "i": In(stream.Signature(BYTE))})
 
     def elaborate(self, platform):
         m = Module()

@@ -40,6 +40,18 @@ class Heads(wiring.Component):
     peak_o, codes_o : what the quantiser gives, for those who watch; not to be held up.
     """
 
+    i: stream.Interface
+    table_i: stream.Interface
+    query_o: stream.Interface
+    query_scale_o: stream.Interface
+    key_o: stream.Interface
+    key_scale_o: stream.Interface
+    key_at_o: stream.Interface
+    value_o: stream.Interface
+    value_scale_o: stream.Interface
+    value_at_o: stream.Interface
+    tap: data.View
+
     def __init__(
         self, element: data.StructLayout, rope: RopeConfig, quantiser: AbsmaxQuantiseConfig
     ):

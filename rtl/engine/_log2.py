@@ -28,6 +28,9 @@ class Log2(wiring.Component):
     o : ``log``, unsigned, ``o_width`` bits.
     """
 
+    i: stream.Interface
+    o: stream.Interface
+
     def __init__(self, width: int):
         self.width = width
         self.o_width = log_width(width)

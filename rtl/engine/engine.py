@@ -287,6 +287,20 @@ class Engine(wiring.Component):
     Source: composition of VitaLLM; structure and arithmetic ours.
     """
 
+    program_i: stream.Interface
+    table_i: stream.Interface
+    token_i: stream.Interface
+    weights_i: stream.Interface
+    gains_i: stream.Interface
+    embed_i: stream.Interface
+    weights_fetch_o: stream.Interface
+    gains_fetch_o: stream.Interface
+    embed_fetch_o: stream.Interface
+    token_o: stream.Interface
+    sampler_i: stream.Interface
+    status: data.View
+    taps: data.View
+
     def __init__(self, config: EngineConfig):
         self.config = config
         gains = data.StructLayout({"gains": data.ArrayLayout(signed(16), config.norm_lanes)})

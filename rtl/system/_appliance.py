@@ -4,12 +4,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Module, Mux, Shape, Signal, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from ..bus._uart import UartReceiver, UartSender
+from ..bus._uart import HIGH, UartReceiver, UartSender
 from ..engine.engine import Engine, EngineConfig
 
 
@@ -37,7 +37,7 @@ class Rom(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         depth = len(self.words)
-        width = len(Signal(self.word).as_value())
+        width = Shape.cast(self.word).width
         m.submodules.memory = memory = Memory(shape=unsigned(width), depth=depth, init=self.words)
         read = memory.read_port()
         at, left = Signal(range(depth)), Signal.like(self.fetch_i.p.count)
@@ -77,7 +77,7 @@ class Appliance(wiring.Component):
 
     def __init__(self, config: EngineConfig, contents: dict[str, Sequence[int]], divisor: int):
         self.config, self.contents, self.divisor = config, contents, divisor
-        super().__init__({"host_in": In(1, init=1), "host_out": Out(1, init=1)})
+        super().__init__({"host_in": In(1, **HIGH), "host_out": Out(1, **HIGH)})
 
     def elaborate(self, platform):
         m = Module()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from atriplex.fpga import boards, flow
 from atriplex.gen.engine import appliance, machine, serial
 from atriplex.gen.engine.story import Story, Tally, Teller, config_for
 from atriplex.rtl.engine.engine import EngineConfig
@@ -171,6 +172,21 @@ def test_memories_of_an_appliance_are_files_of_all_their_words(model: IntegerMod
     words = [text.split() for text in design.data.values()]
     assert len(compile_image(model, CONFIG).weights) in map(len, words)
     assert sum(map(len, words)) == whole.text.count("] = ") - design.text.count("] = ")
+
+
+@pytest.mark.long
+def test_the_netlist_of_a_board_tells_the_same_text(model: IntegerModel):
+    config = dataclasses.replace(CONFIG, packing="trit5")
+    board, design = (
+        boards.board("ulx3s-85f"),
+        appliance.design(config, compile_image(model, config), 8),
+    )
+    netlist = flow.board_netlist(design, board, board.clock_mhz)
+    cells = [path.read_text() for path in flow.cell_models(board.family)]
+    line, tally = serial.Line(serial.build(design, 8, [*cells, netlist])), Tally()
+    assert list(serial.tell(line, model, [3, 1, 4], 10, tally)) == written(model, [3, 1, 4], 10)
+    line.close()
+    assert tally.wrong == []
 
 
 @pytest.fixture(scope="module")

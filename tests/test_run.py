@@ -80,6 +80,8 @@ def told(model: Model, stalls: float, config: EngineConfig = CONFIG) -> Tally:
     teller.close()
     assert tally.wrong == []
     assert tally.checked == 8
+    if not stalls:
+        assert teller.estimate(tally) * tally.tokens == pytest.approx(tally.cycles, rel=0.01)
     return tally
 
 
@@ -103,7 +105,7 @@ def test_a_tied_head_and_sub_norms_run_on_the_same_engine() -> None:
 
 @pytest.mark.long
 def test_ternary_core_runs_other_sizes_with_silu() -> None:
-    changes = {"dim": 36, "heads": 3, "head_dim": 12, "hidden": 20, "vocab": 33, "context": 9}
+    changes = {"dim": 36, "heads": 3, "head_dim": 16, "hidden": 20, "vocab": 33, "context": 9}
     for sub_norms in (False, True):
         model = random_model((2,), 4, layers=2, sub_norms=sub_norms, **changes)
         told(model, 0.3, config_for(model.config, lanes=16, packing="trit5"))
@@ -211,6 +213,8 @@ def test_a_model_that_does_not_fit_is_told_what_would_do() -> None:
         check_fit(IntegerModel.compile(random_model((2,), eps=1e4)), CONFIG)
     with pytest.raises(ConfigError, match="packing must be trit2 with booth"):
         dataclasses.replace(CONFIG, packing="trit5")
+    with pytest.raises(ConfigError, match="head_dim must be a power of two, not 12"):
+        dataclasses.replace(CONFIG, head_dim=12)
     with pytest.raises(ConfigError, match="lanes must be at least 8 with booth"):
         dataclasses.replace(CONFIG, lanes=4)
 

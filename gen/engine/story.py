@@ -14,7 +14,14 @@ import numpy as np
 
 from ...rtl.engine._program import Kind, Target
 from ...rtl.engine.engine import EngineConfig
-from ...sim.engine.image import Image, compile_image, cycles_of, operations, precision_of
+from ...sim.engine.image import (
+    Image,
+    compile_image,
+    cycles_of,
+    operations,
+    precision_of,
+    turns_of,
+)
 from ...sim.engine.integer import IntegerLogits, IntegerModel, Trace
 from ...sim.engine.model import ModelConfig, ModelError
 from ...sim.engine.taps import differences, expected
@@ -153,9 +160,9 @@ class Teller:
 
     def estimate(self, tally: Tally) -> float:
         """Estimated cycles a token, over the tokens that were answered."""
-        first = tally.prompt_tokens
+        first, model, turns = tally.prompt_tokens, self.model.config, turns_of(self.image.program)
         total = sum(
-            estimate(self.model.config, self.config, position, overlap=self.overlap).cycles
+            estimate(model, self.config, position, overlap=self.overlap, turns=turns).cycles
             for position in range(first, first + tally.tokens)
         )
         return total / max(tally.tokens, 1)

@@ -100,6 +100,8 @@ class EngineConfig(Config):
             yield f"lanes must be at least 8 with booth, not {self.lanes}"
         if self.matvec == "booth" and self.packing != "trit2":
             yield f"packing must be trit2 with booth, not {self.packing}"
+        if self.head_dim & (self.head_dim - 1):
+            yield f"head_dim must be a power of two, not {self.head_dim}"
         if self.head_dim % self.head_lanes:
             yield f"head_dim must be a multiple of head_lanes, {self.head_lanes}"
         if self.norm_lanes > self.lanes:

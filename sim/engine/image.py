@@ -272,6 +272,12 @@ def cycles_of(op: Operation) -> int:
     return op["words"] << (op["value"] >> 24 == Mode.INT4)
 
 
+def turns_of(program: list[Operation]) -> list[int]:
+    """Cycles that a tile of weights takes in each linear operation."""
+    modes = [op["value"] >> 24 for op in program if op["kind"] == Kind.LINEAR]
+    return [1 if mode == Mode.TERNARY else 4 for mode in modes]
+
+
 def arranged(rows: NDArray[np.int8], mode: Mode, lanes: int) -> NDArray[np.int8]:
     """Rows of weights as words of ``lanes`` 2-bit digits, rows filled up to whole tiles.
 

@@ -7,7 +7,8 @@ how far a sum is shifted, is taken as in typical texts.  ``docs/engine.md`` has 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -48,9 +49,14 @@ def estimate(
     sample: bool = True,
     overlap: bool = True,
     fetch: int = 1,
+    turns: Iterable[int] = (),
 ) -> Estimate:
-    """The token at ``position``; memories answer ``fetch`` cycles after they are asked."""
-    return _Token(model, config, position, sample, overlap, fetch).estimate()
+    """The token at ``position``; memories answer ``fetch`` cycles after they are asked.
+
+    ``turns`` are the cycles that a tile of weights takes in each linear operation, in order: 1 with
+    trits, 4 with integers; 1 where none are given.
+    """
+    return _Token(model, config, position, sample, overlap, fetch, turns).estimate()
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ class _Token:
         sample: bool,
         overlap: bool,
         fetch: int,
+        turns: Iterable[int],
     ):
         self.model, self.config, self.position = model, config, position
         self.sample, self.overlap, self.fetch = sample, overlap, fetch
@@ -89,6 +96,7 @@ class _Token:
         self.scaled = 0  # the first cycle in which a sum of the next operation finds its scale
         self.final = 0  # the cycle in which the last sum was scaled
         self.result = Estimate()
+        self.turns = itertools.chain(turns, itertools.repeat(1))
 
     def estimate(self) -> Estimate:
         model, config = self.model, self.config
@@ -118,7 +126,7 @@ class _Token:
         return self.result
 
     def _words(self, width: int) -> int:
-        """Words of an output row."""
+        """Tiles of an output row."""
         return -(-width // self.config.lanes)
 
     def _element(self) -> int:
@@ -147,7 +155,7 @@ class _Token:
         self._wait(arrives + self.norm_codes + rows - 1 + WIDEN_LATENCY + 1, name)
 
     def _linear(self, rows: int, width: int | None = None) -> _Product:
-        words = self._words(self.model.dim if width is None else width)
+        words = self._words(self.model.dim if width is None else width) * next(self.turns)
         first = self.time + words - 1 + self.sums
         product = _Product(first, max(first, self.scaled), words)
         self.result.linear += words * rows

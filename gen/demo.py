@@ -29,8 +29,6 @@ from .verilog import emit
 PROMPT = "Once upon a time there was a king"
 BLOCK, PRESET, BOARD, TARGET_MHZ = "ternary_gemv", "storybook", "ulx3s", 60.0
 TOKENS = 120
-ENGINE_MHZ = 60.0
-"""What the engine's bitstream for the same board is made for; docs/fpga.md."""
 
 
 def main() -> int:
@@ -114,7 +112,7 @@ def demo(prompt: str, out: Path) -> int:
     print(f"\n{prompt}", end="", flush=True)
     for piece in story:
         print(piece, end="", flush=True)
-    measured = engine_report.values(story, ENGINE_MHZ)
+    measured = engine_report.values(story)
     print("\n")
     lanes = measured["lanes"]
     table = Table(title=f"engine, {lanes} lanes, told this text", show_header=False)

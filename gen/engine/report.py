@@ -4,12 +4,17 @@
 from collections.abc import Iterator
 from typing import Any
 
+from . import place
 from .story import Story
 
 
-def values(story: Story, clock_mhz: float | None) -> dict[str, Any]:
-    """The report as JSON: averages are over the tokens that were answered."""
+def values(story: Story, clock_mhz: float | None = None) -> dict[str, Any]:
+    """The report as JSON: averages are over the tokens that were answered.
+
+    The clock is what place and route reached for such an engine, unless given.
+    """
     tally, config = story.tally, story.config
+    clock_mhz = clock_mhz or place.clock_mhz(config.values())
     estimate = story.teller.estimate(tally)
     tokens = max(tally.tokens, 1)
     cycles = tally.cycles / tokens

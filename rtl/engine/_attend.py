@@ -15,7 +15,8 @@ def walk(m: Module, op: Any, ends: Any, written: Signal) -> tuple[Signal, Signal
 
     ``written`` counts the vectors of all operations before, modulo its width.
     """
-    head, member, slot, done = Signal(20), Signal(20), Signal(len(op.slot)), Signal()
+    head, member = Signal(20, name="head"), Signal(20, name="member")
+    slot, done = Signal(len(op.slot), name="slot"), Signal(name="done")
     m.d.comb += done.eq(ends & (head == op.heads - 1))
     with m.If(ends):
         m.d.sync += [head.eq(head + 1), member.eq(member + 1)]

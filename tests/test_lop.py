@@ -199,12 +199,13 @@ def test_the_shipped_model_tells_a_story_from_what_it_chose(keep: int) -> None:
 
 @pytest.mark.long
 def test_the_choice_comes_through_the_command_line() -> None:
-    command = [str(Path(sys.executable).parent / "atriplex"), "run", "shipped", "Once upon a time"]
+    prompt = "Once upon a time there was a little girl"
+    command = [str(Path(sys.executable).parent / "atriplex"), "run", "shipped", prompt]
     command += ["--set", "select=lop", "--set", "keep=8", "--tokens", "24", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     report = json.loads(done.stdout)
     moved = report["bytes_per_token"]
     assert report["wrong"] == []
-    # 3 layers of 6 heads read 8 pairs of 542 bits, as soon as there are 8.
+    # The prompt is longer than 8 tokens, so 3 layers of 6 heads read 8 pairs of 542 bits each time.
     assert moved["keys and values"] == 3 * 6 * 8 * 542 // 8
     assert moved["leading ones of keys"] > 0

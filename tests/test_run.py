@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from atriplex.gen.checkpoints.models import runnable
+from atriplex.gen.checkpoints.models import runnable, with_round_heads
 from atriplex.gen.engine import machine, story
 from atriplex.gen.engine.story import Story, Tally, Teller, config_for
 from atriplex.rtl.config import ConfigError
@@ -169,6 +169,23 @@ def test_integer_model_is_close_to_the_float_reference(
     scatter = exact.std()
     assert np.abs(found - exact).max() < 0.35 * scatter
     assert np.sqrt(np.mean((found - exact) ** 2)) < 0.05 * scatter
+
+
+@pytest.mark.parametrize("sub_norms", [False, True])
+def test_heads_filled_up_to_a_power_of_two_change_nothing(sub_norms: bool) -> None:
+    sizes = {"dim": 64, "heads": 4, "kv_heads": 2, "head_dim": 12, "hidden": 96, "layers": 2}
+    model = random_model(MIXED, 8, context=32, sub_norms=sub_norms, **sizes)
+    other = with_round_heads(model)
+    assert other.config.head_dim == 16 and with_round_heads(other) is other
+    tokens = np.random.default_rng(8).integers(0, SIZES.vocab, 32)
+    exact, found = (
+        one.forward(tokens, one.start()).real
+        for one in (Reference(model, quantise=False), Reference(other, quantise=False))
+    )
+    assert np.abs(found - exact).max() < 1e-3 * exact.std()
+    golden = IntegerModel.compile(other)
+    found = golden.forward(tokens, golden.start()).real
+    assert np.sqrt(np.mean((found - exact) ** 2)) < 0.07 * exact.std()
 
 
 def test_words_hold_the_weights_in_the_order_of_their_turns() -> None:

@@ -3,6 +3,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...sim.engine.integer import IntegerModel
-from ...sim.engine.model import Embedding, Model, ModelConfig, ModelError
+from ...sim.engine.model import (
+    Embedding,
+    Integer,
+    Layer,
+    Matrix,
+    Model,
+    ModelConfig,
+    ModelError,
+    Ternary,
+)
 from ..model.evaluate import Windows, loss
 from . import kind, load
 from ._source import CheckpointError, Source
@@ -115,6 +125,56 @@ def of_checkpoint(checkpoint: Checkpoint, quantise: Target | None = None) -> Mod
     return Model.from_tensors(config, tensors)
 
 
+def with_round_heads(model: Model) -> Model:
+    """The model with heads filled up with zeros to a power of two, which the engine needs.
+
+    Pairs of the rotary embedding keep their frequencies (through ``theta``) and scores their
+    divisor (through the scale of Q). A norm behind attention keeps its mean through its gains; its
+    ``eps`` alone counts as much more as there are more elements.
+    """
+    config = model.config
+    old, new = config.head_dim, 1 << (config.head_dim - 1).bit_length()
+    if old == new:
+        return model
+    half = np.arange(old // 2)
+    pairs, plain = np.append(half, new // 2 + half), np.arange(old)
+    ratio = new / old
+
+    def rows(weight: Matrix, places: NDArray[np.int64], factor: float = 1.0) -> Matrix:
+        codes = np.zeros((len(weight.codes) // old, new, weight.codes.shape[1]), np.int8)
+        codes[:, places] = weight.codes.reshape(-1, old, weight.codes.shape[1])
+        return _matrix(weight, codes.reshape(-1, weight.codes.shape[1]), weight.scale * factor)
+
+    def filled(layer: Layer) -> Layer:
+        output = layer.attn_output
+        turned = rows(_matrix(output, output.codes.T, output.scale), plain)
+        gains = layer.attn_sub_norm
+        if gains is not None:
+            wider = np.zeros((config.heads, new), np.float32)
+            wider[:, plain] = gains.reshape(-1, old) / np.float32(math.sqrt(ratio))
+            gains = wider.reshape(-1)
+        return dataclasses.replace(
+            layer,
+            attn_q=rows(layer.attn_q, pairs, math.sqrt(ratio)),
+            attn_k=rows(layer.attn_k, pairs),
+            attn_v=rows(layer.attn_v, plain),
+            attn_output=_matrix(output, np.ascontiguousarray(turned.codes.T), output.scale),
+            attn_sub_norm=gains,
+        )
+
+    return dataclasses.replace(
+        model,
+        config=dataclasses.replace(config, head_dim=new, theta=config.theta**ratio),
+        layers=tuple(map(filled, model.layers)),
+    )
+
+
+def _matrix(like: Matrix, codes: NDArray[np.int8], scale: float) -> Matrix:
+    if isinstance(like, Ternary):
+        return Ternary(codes, scale)
+    return Integer(codes, scale, like.bits)
+
+
 def _converted(name: str, tensor: Tensor, target: Target) -> Any:
     if name == "token_embd.weight":
         codes = integer(tensor) if isinstance(tensor, np.ndarray) else tensor
@@ -138,7 +198,7 @@ def _runnable(checkpoint: Checkpoint, quantise: Target | None, context: int | No
             raise ModelError(f"{checkpoint.path}: context must be in 1..{most}, not {context}")
         config = dataclasses.replace(checkpoint.config, context=context)
         checkpoint = dataclasses.replace(checkpoint, config=config)
-    return Runnable(of_checkpoint(checkpoint, quantise), tokenizer)
+    return Runnable(with_round_heads(of_checkpoint(checkpoint, quantise)), tokenizer)
 
 
 def _windows(ids: NDArray[np.int64], size: int) -> Windows:

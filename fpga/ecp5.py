@@ -24,7 +24,7 @@ def select_adders(text: str) -> dict[str, int]:
 
 def technology_map(adders: dict[str, int]) -> str:
     """A map for the ``techmap`` pass of yosys from these modules to carry chains."""
-    template = (Path(__file__).parent / "ecp5_cells.v").read_text()
+    template = (Path(__file__).parent / "ecp5_add_select.v").read_text()
     return "".join(
         template.replace("module NAME", f"module {name}").replace("W = WIDTH", f"W = {width}")
         for name, width in sorted(adders.items())

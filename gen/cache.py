@@ -6,6 +6,7 @@ The cache lies in ``$ATRIPLEX_CACHE``, else in ``atriplex`` under ``$XDG_CACHE_H
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import tempfile
@@ -38,23 +39,32 @@ def folder(kind: str, key: Iterable[str | bytes], fill: Callable[[Path], None]) 
     """The entry of that ``kind`` and ``key``; ``fill(empty_folder)`` makes it where it is absent.
 
     An entry appears by one rename, after ``fill`` has returned: an interrupt or an error leaves
-    nothing, and of two processes that build the same entry the first one's stays.
+    nothing, and of two processes that want the same entry one builds it while the other waits.
     """
-    entry = root() / kind / digest(key)
-    if not entry.is_dir():
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f".{entry.name}-", dir=entry.parent, ignore_cleanup_errors=True
-        ) as scratch:
-            work = Path(scratch) / "work"
-            work.mkdir()
-            fill(work)
-            try:
+    name = digest(key)
+    entry = root() / kind / name
+    if entry.is_dir():
+        return entry
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(root() / "locks" / f"{kind}-{name}"):
+        if not entry.is_dir():
+            with tempfile.TemporaryDirectory(
+                prefix=f".{name}-", dir=entry.parent, ignore_cleanup_errors=True
+            ) as scratch:
+                work = Path(scratch) / "work"
+                work.mkdir()
+                fill(work)
                 work.rename(entry)
-            except OSError:
-                if not entry.is_dir():
-                    raise
     return entry
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until no other process is here; the lock ends with the process, whatever ends it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def log(kind: str, key: Iterable[str | bytes], name: str) -> Path:

@@ -23,6 +23,7 @@ from atriplex.sim.engine.generate import choose, generate, layer_activations
 from atriplex.sim.engine.integer import IntegerModel, Precision
 from atriplex.sim.engine.model import (
     Embedding,
+    Integer,
     Model,
     ModelConfig,
     ModelError,
@@ -449,6 +450,7 @@ def test_contents_that_a_file_cannot_hold_are_refused(tmp_path: Path) -> None:
 
 
 Scale = tuple[int, int]
+Norm = tuple[list[int], int, int]
 
 
 class ByHand:
@@ -465,7 +467,7 @@ class ByHand:
         self.embedding = model.token_embd.codes.tolist()
         self.shift = min(max(round(math.log2(model.token_embd.scale) + 9), 0), 10)
         unit = model.token_embd.scale / 2**self.shift
-        self.norms: list[dict[str, tuple[list[int], int, int]]] = []
+        self.norms: list[dict[str, Norm | None]] = []
         self.weights: list[dict[str, tuple[list[list[int]], Scale]]] = []
         for layer in model.layers:
             gate, up = layer.ffn_gate.scale, layer.ffn_up.scale
@@ -473,7 +475,7 @@ class ByHand:
                 "attn_norm": unit,
                 "attn_sub_norm": 2.0**-10,
                 "ffn_norm": unit,
-                "ffn_sub_norm": 2.0**-4 * up / gate,
+                "ffn_sub_norm": 2.0 ** (-4 if c.gate == "relu2" else -8) * up / gate,
             }
             norms = {name: self.norm(getattr(layer, name), d) for name, d in units.items()}
             weights = {}
@@ -489,13 +491,15 @@ class ByHand:
                 weight = getattr(layer, name)
                 scale = gate if name == "ffn_up" else weight.scale
                 d = unit if name in ("attn_output", "ffn_down") else 2.0**-10
-                weights[name] = self.projection(weight.trits, scale / d, norms[norm])
+                norm_unit = units[norm]
+                if norms[norm] is None:
+                    scale *= norm_unit * 2**15
+                weights[name] = self.projection(weight.codes, scale / d, norms[norm])
             self.norms.append(norms)
             self.weights.append(weights)
         self.output_norm = self.norm(model.output_norm, unit)
-        assert isinstance(model.output, Ternary)
         rows, head = self.projection(
-            model.output.trits, model.output.scale * 1024, self.output_norm
+            model.output.codes, model.output.scale * 1024, self.output_norm
         )
         if temperature:
             head = self.scale_of(head[0] / 2 ** head[1] * math.log2(math.e) / temperature / 4)
@@ -515,7 +519,9 @@ class ByHand:
         mantissa = round(fraction * 65536)
         return (32768, 15 - exponent) if mantissa == 65536 else (mantissa, 16 - exponent)
 
-    def norm(self, gain: Any, unit: float) -> tuple[list[int], int, int]:
+    def norm(self, gain: Any, unit: float) -> Norm | None:
+        if gain is None:
+            return None
         gains = [float(g) for g in gain]
         bits = min(30, math.floor(math.log2(32767 / max(map(abs, gains)))))
         eps = max(1, round(self.config.eps * len(gains) / unit**2))
@@ -523,7 +529,9 @@ class ByHand:
 
     def projection(self, trits: Any, scale: float, norm: Any) -> tuple[list[list[int]], Scale]:
         rows = trits.tolist()
-        real = scale * math.sqrt(len(rows[0])) / 127 * 2.0 ** (15 - norm[1])
+        real = scale / 127
+        if norm is not None:
+            real *= math.sqrt(len(rows[0])) * 2.0 ** (15 - norm[1])
         return rows, self.scale_of(real)
 
     def angle(self, pair: int) -> tuple[int, int]:
@@ -575,7 +583,10 @@ class ByHand:
 
     # Units
 
-    def normed(self, x: list[int], norm: tuple[list[int], int, int]) -> tuple[list[int], Scale]:
+    def normed(self, x: list[int], norm: Norm | None) -> tuple[list[int], Scale]:
+        if norm is None:
+            q, peak = self.codes([self.up(v * 32767, 15) for v in x])
+            return q, self.quotient(self.normalise(peak), (2**15, 0))
         gains, _, eps = norm
         q, peak = self.codes([self.up(v * g, 15) for v, g in zip(x, gains, strict=True)])
         square = self.dot(x, x) + eps
@@ -588,6 +599,17 @@ class ByHand:
         factor = self.product(scale, own)
         sums = [self.dot(row, q) for row in rows]
         return [self.sat(self.requantise(total, factor)) for total in sums], sums
+
+    def squared(self, gate: int, up: int) -> int:
+        return self.up(max(gate, 0) ** 2 * up, 26)
+
+    def silu(self, gate: int, up: int) -> int:
+        """The sigmoid is a line between nodes 1/16 apart, and 0 or 1 from 16 on."""
+        left, between = divmod(abs(gate), 64)
+        node = [round(2**16 / (1 + math.exp(at / 16))) for at in (left, left + 1)]
+        falling = node[0] - self.up((node[0] - node[1]) * between, 6) if left < 256 else 0
+        sigmoid = falling if gate < 0 else 2**16 - falling
+        return self.up(self.up(gate * sigmoid, 16) * up, 12)
 
     def rotate(self, x: list[int]) -> list[int]:
         half = len(x) // 2
@@ -678,9 +700,8 @@ class ByHand:
             x = [self.sat(a + b) for a, b in zip(x, added, strict=True)]
             q, scale = self.normed(x, norms["ffn_norm"])
             gate, up = (self.linear(q, scale, weights[f"ffn_{name}"])[0] for name in ("gate", "up"))
-            hidden = [
-                self.sat(self.up(max(g, 0) ** 2 * u, 26)) for g, u in zip(gate, up, strict=True)
-            ]
+            gated = self.squared if c.gate == "relu2" else self.silu
+            hidden = [self.sat(gated(g, u)) for g, u in zip(gate, up, strict=True)]
             added, _ = self.linear(*self.normed(hidden, norms["ffn_sub_norm"]), weights["ffn_down"])
             x = [self.sat(a + b) for a, b in zip(x, added, strict=True)]
         self.place += 1
@@ -693,6 +714,42 @@ def assert_as_by_hand(model: IntegerModel, hand: ByHand, tokens: Any) -> None:
     sums, logits = zip(*(hand.step(int(token)) for token in tokens), strict=True)
     assert out.sums.tolist() == list(sums)
     assert out.fixed.tolist() == list(logits)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gate": "silu"},
+        {"sub_norms": False, "gate": "silu"},
+        {"sub_norms": False, "gate": "silu", "tied": True, "head_dim": 6},
+        {"sub_norms": False, "hidden": 6},
+    ],
+)
+def test_other_architectures_do_what_the_specification_says(
+    changes: dict[str, Any], seed: int
+) -> None:
+    config = replace(TINY, **changes)
+    model = random_model(config, seed)
+    rng = np.random.default_rng(seed)
+
+    def integers(weight: Any, bits: int) -> Integer:
+        codes = rng.integers(-(1 << bits - 1), 1 << bits - 1, weight.codes.shape)
+        return Integer(codes.astype(np.int8), 0.12 / (1 << bits - 1), bits)
+
+    layers = tuple(
+        replace(
+            layer,
+            attn_k=integers(layer.attn_k, 8),
+            attn_output=integers(layer.attn_output, 4),
+            ffn_up=integers(layer.ffn_up, 8),
+            ffn_down=integers(layer.ffn_down, 8),
+        )
+        for layer in model.layers
+    )
+    model = replace(model, layers=layers)
+    tokens = rng.integers(0, config.vocab, config.context)
+    assert_as_by_hand(IntegerModel.compile(model), ByHand(model), tokens)
 
 
 @pytest.mark.parametrize("seed", range(6))

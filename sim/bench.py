@@ -9,6 +9,8 @@ free
     nobody stalls: bits must equal the golden model's and cycles the cycle model's
 stalled
     every stream pauses at random on both sides: bits must equal the golden model's
+
+``free@3`` is ``free`` with the top module's input ``variant`` at 3.
 """
 
 import importlib
@@ -218,7 +220,10 @@ async def generic(dut: Any) -> None:
     Clock(dut.clk, PERIOD_NS, unit="ns").start()
     outcomes = []
     for mode in plan["modes"]:
-        rng = np.random.default_rng([plan["seed"], 1]) if mode == "stalled" else None
+        kind, _, variant = mode.partition("@")
+        if variant:
+            dut.variant.value = int(variant)
+        rng = np.random.default_rng([plan["seed"], 1]) if kind == "stalled" else None
         sources = [Source(dut, s, inputs[s.name]) for s in streams if s.direction == "in"]
         sinks = [
             Sink(dut, s, len(next(iter(expected[s.name].values()))))

@@ -132,15 +132,15 @@ def simulate(
     simulator: str = "verilator",
     inputs: Streams | None = None,
     sources: Sequence[Path] | None = None,
-    plusargs: Sequence[str] = (),
     waves: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Outcome:
     """Run the generic bench, and the block's own where it has one, on ``design``.
 
+    A mode is ``free`` or ``stalled``; ``free@3`` sets the design's input ``variant`` to 3 before.
     ``inputs`` replaces the block's stimulus, and then ``transfers`` does not count.  ``sources``
     replaces the emitted Verilog by other files with the same top module and ports, as
-    for a netlist; ``plusargs`` are handed to it.  The run's folder (plan, log, result) is
+    for a netlist.  The run's folder (plan, log, result) is
     ``cache/runs/...``; with ``waves`` it holds all signals in ``dump.vcd`` too.
 
     Raises :class:`ToolFailed` if the build or the simulator breaks down; wrong results are no
@@ -178,7 +178,7 @@ def simulate(
             test_dir=folder,
             results_xml=str(folder / "results.xml"),
             extra_env={"ATRIPLEX_PLAN": str(folder / "plan.json")},
-            plusargs=[f"+dumpfile_path={folder / 'dump.vcd'}", *plusargs],
+            plusargs=[f"+dumpfile_path={folder / 'dump.vcd'}"],
             seed=seed,
             waves=waves,
             log_file=folder / "run.log",

@@ -13,6 +13,7 @@ from atriplex.rtl import interface
 from atriplex.sim.run import simulate
 
 ROOT = Path(__file__).parents[1]
+SLOW = {("engine", "default")}
 CASES = [(name, preset) for name in blocks.names() for preset in blocks.find(name).presets]
 FAMILY = {name: block.family for name, block in blocks.found().items()}
 
@@ -28,7 +29,10 @@ def golden_of(name: str):
     return importlib.import_module(blocks.find(name).module.replace(".rtl.", ".sim."))
 
 
-@pytest.mark.parametrize(("name", "preset"), CASES)
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [pytest.param(*case, marks=[pytest.mark.long] * (case in SLOW)) for case in CASES],
+)
 def test_rtl_agrees_with_golden_and_cycle_model(name: str, preset: str) -> None:
     outcome = simulate(design_of(name, preset), cache=cache.root() / "sim", transfers=10_000)
     assert list(outcome.complaints()) == []

@@ -27,10 +27,11 @@ def stimulus(config: EngineConfig, rng: np.random.Generator, transfers: int) -> 
     """A random model that fills the engine, and texts: prompts, answers, restarts."""
     seed = int(rng.integers(1 << 30))
     image = compiled(config, seed)[1]
-    count = max(3 * config.context // 2, -(-transfers // image.sampled_words))
+    words = image.sampled_words  # a token
+    count = min(max(3 * config.context // 2, transfers // words), max(4, 2 * transfers // words))
     token = rng.integers(0, config.vocab, count)
     restart = np.zeros(count, bool)
-    restart[config.context :: max(config.context // 2, 3)] = True
+    restart[min(config.context, count // 2) :: max(config.context // 2, 3)] = True
     sample = rng.random(count) < 0.7
     sample[-1] = True
     given = {"token_i": {"token": token, "restart": restart, "sample": sample}}

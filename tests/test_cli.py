@@ -134,6 +134,32 @@ def test_bad_input_is_one_sentence_and_status_2(run: Run, words: str, sentence: 
 
 
 @pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("run short.bin Hi", ["short.bin: offset 0: no checkpoint has 10 bytes"]),
+        ("run other.bin Hi", ["other.bin: offset 4: the version must be 1, not 2"]),
+        ("run other.bin Hi --check-text none", ["none: expected a text, found No such file"]),
+        ("run shipped Hi --bit-order high", ["storybook.atx: no option 'bit_order'"]),
+        ("run shipped Hi --check-text short.bin", ["check_text is for ternary files of llama2.c"]),
+        ("run shipped Hi --context 257 --model-only", ["context must be in 1..256, not 257"]),
+        ("run shipped Hi --option theta", ["command line: --option takes name=value, not 'theta'"]),
+        ("run shipped Hi --set slots=2", ["the model does not fit the engine", "slots=6 (has 2)"]),
+        ("run shipped Hi --set memory=99", ["it needs memory=", "(has 99)"]),
+    ],
+)
+def test_models_that_cannot_be_run_are_one_sentence_and_status_2(
+    run: Run, words: str, parts: list[str]
+):
+    Path("short.bin").write_bytes(bytes(10))
+    Path("other.bin").write_bytes(b"24ka\x02".ljust(400, b"\0"))
+    began = time.process_time()
+    result = run(*words.split())
+    assert time.process_time() - began < 2  # imports included
+    assert (result.out, result.status, result.err.count("\n")) == ("", 2, 1)
+    assert all(part in result.err for part in parts), result.err
+
+
+@pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ("act_width: 40", "TernaryDotConfig: act_width must be in 2..16, not 40"),

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from ...rtl.engine._program import Kind, Source, When
 from ..types import Streams, Transfers
-from .image import Image, compile_image, precision_of
+from .image import Image, compile_image, precision_of, turns_of
 from .integer import IntegerModel
-from .model import Embedding, Layer, Model, ModelConfig, Ternary
+from .model import Embedding, Integer, Layer, Matrix, Model, ModelConfig, Ternary
 from .timing import estimate
 
 if TYPE_CHECKING:
@@ -92,31 +92,43 @@ def golden(config: EngineConfig, inputs: Streams) -> Streams:
 
 def cycles(config: EngineConfig, inputs: Streams) -> int:
     """Cycles until the last answer, nobody stalling: the sum of the tokens' estimates."""
-    model, _ = compiled(config, int(inputs["sampler_i"]["seed"][0]))
-    tokens = inputs["token_i"]
+    model, image = compiled(config, int(inputs["sampler_i"]["seed"][0]))
+    tokens, turns = inputs["token_i"], turns_of(image.program)
     total = len(inputs["program_i"]["at"])
     position = -1
     for restart, sample in zip(tokens["restart"], tokens["sample"], strict=True):
         position = 0 if restart else position + 1
-        total += estimate(model.config, config, position, sample=bool(sample), fetch=0).cycles
+        total += estimate(
+            model.config, config, position, sample=bool(sample), fetch=0, turns=turns
+        ).cycles
     return total
 
 
-def random_model(sizes: ModelConfig, rng: np.random.Generator) -> Model:
-    """A model whose weights are drawn at random; its activations use their whole range."""
+def random_model(sizes: ModelConfig, rng: np.random.Generator, integers: bool = False) -> Model:
+    """A model whose weights are drawn at random; its activations use their whole range.
 
-    def ternary(rows: int, columns: int) -> Ternary:
+    With ``integers`` some projections, drawn too, have 4 or 8 bits.
+    """
+
+    def matrix(rows: int, columns: int) -> Matrix:
+        bits = int(rng.choice([2, 4, 8])) if integers else 2
+        if bits > 2:
+            top = 1 << bits - 1
+            codes = rng.integers(-top, top, (rows, columns)).astype(np.int8)
+            return Integer(codes, float(rng.uniform(1, 4) / np.sqrt(columns) / top), bits)
         trits = rng.integers(-1, 2, (rows, columns)).astype(np.int8)
         return Ternary(trits, float(rng.uniform(0.5, 2) / np.sqrt(columns)))
 
     def gain(width: int) -> NDArray[np.float32]:
         return rng.uniform(0.3, 1.5, width).astype(np.float32)
 
-    norms, matrices = sizes.norms(), sizes.projections()
+    norms, present, matrices = sizes.norms(), sizes.gains(), sizes.projections()
 
     def layer() -> Layer:
-        parts: dict[str, Any] = {name: gain(width) for name, width in norms.items()}
-        parts |= {name: ternary(*shape) for name, shape in matrices.items()}
+        parts: dict[str, Any] = {
+            name: gain(width) if name in present else None for name, width in norms.items()
+        }
+        parts |= {name: matrix(*shape) for name, shape in matrices.items()}
         return Layer(**parts)
 
     codes = rng.integers(-127, 128, (sizes.vocab, sizes.dim)).astype(np.int8)
@@ -125,7 +137,7 @@ def random_model(sizes: ModelConfig, rng: np.random.Generator) -> Model:
         token_embd=Embedding(codes, 0.02),
         layers=tuple(layer() for _ in range(sizes.layers)),
         output_norm=gain(sizes.dim),
-        output=ternary(sizes.vocab, sizes.dim),
+        output=matrix(sizes.vocab, sizes.dim),
     )
 
 
@@ -141,8 +153,10 @@ def compiled(config: EngineConfig, seed: int) -> tuple[IntegerModel, Image]:
         layers=config.slots // kv_heads,
         context=config.context,
         vocab=config.vocab,
+        gate="silu" if config.gate == "silu" else "relu2",
+        sub_norms=config.gate == "relu2",
     )
-    random = random_model(sizes, np.random.default_rng(seed))
+    random = random_model(sizes, np.random.default_rng(seed), config.matvec == "booth")
     model = IntegerModel.compile(random, precision_of(config))
     return model, compile_image(model, config)
 

@@ -270,8 +270,14 @@ class Engine(wiring.Component):
     little else.
 
     A token whose ``sample`` is set is answered by one on ``token_o``; the others fill the KV store.
-    Results are the same bits however the streams stall.  Reset ends the token at work and forgets
-    the text; program and rotary table stay.
+    Results are the same bits however the streams stall; nothing overflows that ``docs/model.md``
+    does not say saturates.  Reset ends the token at work and forgets the text; program and rotary
+    table are to be written again.
+
+    Throughput: a word of weights a cycle while a projection is at work.  Latency: a token is
+    answered when all its words are used, and what its vectors wait for in between, some 5 % more;
+    ``sim/engine/timing.py`` says how many cycles.  A token that the context has no place for is
+    taken and dropped.
 
     Members
     -------

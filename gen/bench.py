@@ -9,6 +9,7 @@ that a slow machine shows as such and a regression shows in the diff.
 import argparse
 import importlib
 import importlib.metadata
+import inspect
 import json
 import subprocess
 import sys
@@ -95,7 +96,7 @@ def page(figures: dict[str, list[Row]]) -> str:
             command = f"python -m atriplex.gen.bench --only {name}"
             parts += [
                 f"## {name.capitalize()}\n",
-                f"{section.__doc__} (`{command}`)\n",
+                f"{inspect.getdoc(section)} (`{command}`)\n",
                 markdown(rows),
             ]
     return "\n".join(parts)

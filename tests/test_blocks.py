@@ -2,6 +2,7 @@
 """What every block must do; the tests run on whatever blocks are found."""
 
 import dataclasses
+import functools
 import shutil
 from pathlib import Path
 
@@ -13,11 +14,14 @@ from atriplex.rtl import interface
 from atriplex.sim.run import simulate
 
 ROOT = Path(__file__).parents[1]
+QUICK = ("default", "tiny")
+"""Presets that ``make test`` simulates; ``make test-all`` does all of them."""
 SLOW = {("engine", "default")}
 CASES = [(name, preset) for name in blocks.names() for preset in blocks.find(name).presets]
 FAMILY = {name: block.family for name, block in blocks.found().items()}
 
 
+@functools.cache
 def design_of(name: str, preset: str):
     block = blocks.find(name)
     return emit(block, block.config.preset(preset))
@@ -31,10 +35,13 @@ def golden_of(name: str):
 
 @pytest.mark.parametrize(
     ("name", "preset"),
-    [pytest.param(*case, marks=[pytest.mark.long] * (case in SLOW)) for case in CASES],
+    [
+        pytest.param(*case, marks=[pytest.mark.long] * (case in SLOW or case[1] not in QUICK))
+        for case in CASES
+    ],
 )
 def test_rtl_agrees_with_golden_and_cycle_model(name: str, preset: str) -> None:
-    outcome = simulate(design_of(name, preset), cache=cache.root() / "sim", transfers=10_000)
+    outcome = simulate(design_of(name, preset), cache=cache.root() / "sim", transfers=4000)
     assert list(outcome.complaints()) == []
     assert all(mode["transfers"] > 0 and mode["outputs"] > 0 for mode in outcome.modes)
 
@@ -74,7 +81,8 @@ def test_stimulus_has_enough_transfers_and_fits_the_ports(name: str) -> None:
 @pytest.mark.parametrize("name", blocks.names())
 def test_one_config_gives_one_text_without_paths(name: str) -> None:
     preset = next(iter(blocks.find(name).presets))
-    first, second = design_of(name, preset), design_of(name, preset)
+    block = blocks.find(name)
+    first, second = design_of(name, preset), emit(block, block.config.preset(preset))
     assert first.text == second.text
     assert str(ROOT) not in first.text
     for parameter, value in first.config.items():

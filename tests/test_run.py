@@ -79,7 +79,7 @@ def told(model: Model, stalls: float, config: EngineConfig = CONFIG) -> Tally:
     list(teller.tell([1, 2, 3], 6, check_activations=True, tally=tally))
     teller.close()
     assert tally.wrong == []
-    assert tally.checked == 8
+    assert tally.checked == min(8, model.config.context)
     if not stalls:
         assert teller.estimate(tally) * tally.tokens == pytest.approx(tally.cycles, rel=0.01)
     return tally
@@ -99,7 +99,7 @@ def test_integers_of_all_widths_equal_the_golden_model(stalls: float) -> None:
 
 
 def test_a_tied_head_and_sub_norms_run_on_the_same_engine() -> None:
-    told(random_model(MIXED, 2, tied=True), 0.2)
+    told(random_model(MIXED, 2, tied=True, context=7), 0.2)  # less than the engine has
     told(random_model(MIXED, 3, sub_norms=True), 0.2)
 
 

@@ -142,12 +142,22 @@ class _Compiler:
             weights=np.concatenate(self.words),
             gains=np.concatenate(self.gains).astype(np.int16),
             embedding=model.embedding.reshape(c.vocab * c.dim // lanes, lanes),
-            table=np.stack(model.rope, axis=-1).reshape(-1, 2).astype(np.int32),
+            table=self._table(),
             program=program,
             sampled_words=sampled,
             prefill_words=sampled - self.head_words,
             sampled_cycles=sum(map(cycles_of, program)),
         )
+
+    def _table(self) -> NDArray[np.int32]:
+        """The rotary table, with zeros for the tokens that only the engine has room for.
+
+        The engine takes no token before all of its table was written.
+        """
+        found = np.stack(self.model.rope, axis=-1)
+        table = np.zeros((self.config.context, *found.shape[1:]), np.int32)
+        table[: len(found)] = found
+        return table.reshape(-1, 2)
 
     def _program(self) -> Iterator[Operation]:
         c = self.model.config

@@ -198,5 +198,5 @@ def test_one_array_is_smaller_than_the_two_it_replaces(tmp_path: Path) -> None:
         area[name] = to_cells(design, library("osu018"), tmp_path / "out").area_um2
     for cost in (lut, area):
         for integer, shared in zip(integers, both, strict=True):
-            assert cost["boothflex"] < cost[shared] < cost[integer] + cost["ternary array"]
+            assert cost["boothflex"] < min(cost[shared], cost[integer] + cost["ternary array"])
     assert lut["boothflex"] < 0.6 * (lut["INT8 array of a * b"] + lut["ternary array"])

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Module, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -72,25 +72,26 @@ class Feed(wiring.Component):
             fetches.i.p.count.eq(self.op_i.p.rows),
         ]
 
-        op, discard = ops.o.p, Signal()
-        row, gain = Signal(20), Signal(20)
-        last, offered = Signal(), Signal()
+        # The operation at work is in registers, and so is what depends on its number of rows: from
+        # here every unit before the norm learns whether it may move.
+        op, held, loads = Signal(NORM, reset_less=True), Signal(), Signal()
+        discard, take, moved, offered = Signal(), Signal(), Signal(), Signal()
+        rows, gains = _Count("row"), _Count("gain")
         x = Signal.like(self.o.p.x)
         m.d.comb += [
-            discard.eq(op.source == Source.DISCARD),
-            last.eq(row == op.rows - 1),
-            self.o.valid.eq(offered & ops.o.valid & ~discard),
+            ops.o.ready.eq(~held | (moved & rows.last)),
+            loads.eq(ops.o.valid & ops.o.ready),
+            self.o.valid.eq(offered & held & ~discard),
             self.o.p.x.eq(x),
             self.o.p.eps.eq(op.eps),
             self.o.p.plain.eq(op.plain),
-            self.o.p.first.eq(row == 0),
-            self.o.p.last.eq(last),
+            self.o.p.first.eq(rows.first),
+            self.o.p.last.eq(rows.last),
             self.o.p.load.eq(1),
+            take.eq(held & (self.o.ready | discard)),
+            moved.eq(take & offered),
+            self.discarded.eq(moved & rows.last & discard),
         ]
-        take = Signal()
-        m.d.comb += take.eq(ops.o.valid & (self.o.ready | discard))
-        moved = Signal()
-        m.d.comb += moved.eq(take & offered)
         sources = {
             Source.ATTENTION: self.attention_i,
             Source.GATE: self.gate_i,
@@ -104,23 +105,43 @@ class Feed(wiring.Component):
                         port.ready.eq(take),
                         x.eq(port.p.x),
                     ]
-        with m.If(moved):
-            m.d.sync += row.eq(Mux(last, 0, row + 1))
-        m.d.comb += [
-            ops.o.ready.eq(moved & last),
-            self.discarded.eq(moved & last & discard),
-        ]
+        with m.If(ops.o.ready):
+            m.d.sync += [
+                held.eq(ops.o.valid),
+                op.eq(ops.o.p),
+                discard.eq(ops.o.p.source == Source.DISCARD),
+            ]
+        rows.advance(m, moved, loads, ops.o.p.rows)
 
         m.d.comb += [
-            self.gain_o.valid.eq(self.gains_i.valid & ops.o.valid),
-            self.gains_i.ready.eq(self.gain_o.ready & ops.o.valid),
+            self.gain_o.valid.eq(self.gains_i.valid & held),
+            self.gains_i.ready.eq(self.gain_o.ready & held),
             self.gain_o.p.gains.eq(self.gains_i.p.gains),
-            self.gain_o.p.first.eq(gain == 0),
-            self.gain_o.p.last.eq(gain == op.rows - 1),
+            self.gain_o.p.first.eq(gains.first),
+            self.gain_o.p.last.eq(gains.last),
         ]
-        with m.If(self.gain_o.valid & self.gain_o.ready):
-            m.d.sync += gain.eq(Mux(self.gain_o.p.last, 0, gain + 1))
+        gains.advance(m, self.gain_o.valid & self.gain_o.ready, loads, ops.o.p.rows)
         return m
+
+
+class _Count:
+    """Where in a run of rows the next one is: ``first`` and ``last`` are registers."""
+
+    def __init__(self, name: str):
+        self.left = Signal(20, name=f"{name}s_left", reset_less=True)
+        self.first = Signal(name=f"{name}_first", reset_less=True)
+        self.last = Signal(name=f"{name}_last", reset_less=True)
+
+    def advance(self, m: Module, moved: Any, loads: Any, rows: Any) -> None:
+        """One further where a row ``moved``; a run of ``rows`` begins with ``loads``."""
+        with m.If(loads):
+            m.d.sync += [self.left.eq(rows), self.first.eq(1), self.last.eq(rows == 1)]
+        with m.Elif(moved):
+            m.d.sync += [
+                self.left.eq(self.left - 1),
+                self.first.eq(0),
+                self.last.eq(self.left == 2),
+            ]
 
 
 class _Unless:

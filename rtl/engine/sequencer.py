@@ -109,7 +109,7 @@ class Sequencer(wiring.Component):
     A unit has work from the cycle after an operation was handed to it until its transfer on
     ``done_i``; a transfer there waits until all units that it names have work.
 
-    Latency: the first operation is offered 3 cycles after a token was taken; throughput one a
+    Latency: the first operation is offered 4 cycles after a token was taken; throughput one a
     cycle.  Reset ends the token at work, the text, and the program's service.  Unknown kinds count
     as ``END``.
 
@@ -153,19 +153,20 @@ class Sequencer(wiring.Component):
         config = self.config
         m.submodules.program = program = Memory(shape=OPERATION, depth=config.depth, init=[])
         write, read = program.write_port(), program.read_port()
-        op, at = read.data, Signal(range(config.depth))
+        op, at = Signal(OPERATION, reset_less=True), Signal(range(config.depth))
         position = Signal(config.position_width)
         room = Signal(init=1)  # the context has a place for one more token
         begun = Signal()  # a text is under way
         complete = Signal()  # the program is
         token, sample = Signal.like(self.token_i.p.token, reset_less=True), Signal(reset_less=True)
 
-        advance = Signal()
+        # The operation at ``at`` is in a register, the next one is what the memory gives.
+        advance, fetched = Signal(), Signal()
         m.d.comb += [
             write.addr.eq(self.program_i.p.at),
             *(write.data[name].eq(self.program_i.p[name]) for name in OPERATION.members),
             write.en.eq(self.program_i.valid & self.program_i.ready),
-            read.addr.eq(Mux(advance, at + 1, at)),
+            read.addr.eq(Mux(advance, at + 2, at + fetched)),
             read.en.eq(1),
         ]
         self._hand_out(m, op, position, token)
@@ -205,8 +206,13 @@ class Sequencer(wiring.Component):
                     with m.Else():
                         m.d.sync += position.eq(position)
             with m.State("FETCH"):
+                m.next = "LOAD"
+            with m.State("LOAD"):
+                m.d.comb += fetched.eq(1)
+                m.d.sync += op.eq(read.data)
                 m.next = "ISSUE"
             with m.State("ISSUE"):
+                m.d.comb += fetched.eq(1)
                 skips = ((op.when == When.SAMPLE) & ~sample) | ((op.when == When.PREFILL) & sample)
                 with m.If(skips):
                     m.d.comb += advance.eq(1)
@@ -218,7 +224,7 @@ class Sequencer(wiring.Component):
                         advance.eq(issued.any()),
                     ]
                 with m.If(advance):
-                    m.d.sync += at.eq(at + 1)
+                    m.d.sync += [at.eq(at + 1), op.eq(read.data)]
         return m
 
     def _hand_out(self, m: Module, op: Any, position: Signal, token: Signal) -> None:

@@ -49,10 +49,10 @@ class Rom(wiring.Component):
             read.en.eq(enable),
             self.o.valid.eq(second),
         ]
+        word = Signal(width, reset_less=True)
+        m.d.comb += self.o.p.eq(word)
         with m.If(enable):
-            word = Signal(width, reset_less=True)
             m.d.sync += [first.eq(left != 0), second.eq(first), word.eq(read.data)]
-            m.d.comb += self.o.p.eq(word)
             with m.If(left != 0):
                 m.d.sync += [at.eq(at + 1), left.eq(left - 1)]
         with m.If(self.fetch_i.valid & self.fetch_i.ready):

@@ -103,7 +103,7 @@ def cycles(config: SequencerConfig, inputs: Streams) -> int:
     token = -1
     for kind, at, number in _steps(config, inputs):
         if number != token:
-            time, token = time + (3 if kind is not None else 1), number
+            time, token = time + (4 if kind is not None else 1), number
         else:
             time += 1
         if kind is None:

@@ -102,7 +102,7 @@ class _Token:
         model, config = self.model, self.config
         rows = model.dim // config.norm_lanes
         # The first norm waits for its gains, which are asked for when the token is known.
-        self._norm(6 + self.fetch - 1 + 2 * rows, rows, "embedding and its norm")
+        self._norm(8 + self.fetch - 1 + 2 * rows, rows, "embedding and its norm")
         hidden = model.hidden // config.norm_lanes
         down: _Product | None = None
         for _ in range(model.layers):
@@ -206,7 +206,7 @@ class _Token:
             divided[head % 2] = begins + unit.closing_latency + TOTAL_ZEROS
             mixed = max(mixed, value_at[slot] + 4) + 1
             mixed = max(mixed, divided[head % 2]) + unit.rows
-        return mixed + unit.result_latency + 1
+        return mixed + unit.result_latency + QUEUE_LATENCY + 1
 
     def _chosen(self, queries: list[int]) -> Iterator[tuple[int, int]]:
         """For each head when its first and its last old key can be there, for what chooses them.

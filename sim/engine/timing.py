@@ -102,7 +102,7 @@ class _Token:
         model, config = self.model, self.config
         rows = model.dim // config.norm_lanes
         # The first norm waits for its gains, which are asked for when the token is known.
-        self._norm(8 + self.fetch - 1 + 2 * rows, rows, "embedding and its norm")
+        self._norm(7 + self.fetch - 1 + 2 * rows, rows, "embedding and its norm")
         hidden = model.hidden // config.norm_lanes
         down: _Product | None = None
         for _ in range(model.layers):

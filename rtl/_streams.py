@@ -66,6 +66,32 @@ class Queue(wiring.Component):
         return m
 
 
+class Hold(wiring.Component):
+    """One transfer in registers: a cut through ``valid`` and payload, not through ``ready``."""
+
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self, layout: Any):
+        self.layout = layout
+        super().__init__({
+            "i": In(stream.Signature(layout)),
+            "o": Out(stream.Signature(layout)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        valid, held = Signal(), Signal(self.layout, reset_less=True)
+        m.d.comb += [
+            self.i.ready.eq(~valid | self.o.ready),
+            self.o.valid.eq(valid),
+            self.o.p.eq(held),
+        ]
+        with m.If(self.i.ready):
+            m.d.sync += [valid.eq(self.i.valid), held.eq(self.i.p)]
+        return m
+
+
 class Widen(wiring.Component):
     """Gathers transfers of ``few`` elements into rows of ``many``, element 0 first.
 

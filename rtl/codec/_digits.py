@@ -55,6 +55,29 @@ def base3(m: Module, byte: Value, name: str) -> tuple[Value, Value]:
     return Cat(trits), bad
 
 
+def base3_ninths(byte: Value) -> tuple[Value, Value]:
+    """A byte of five trits, at most 242, over 9 and the rest: what :func:`ninths_trits` takes."""
+    product = (byte << 6) - (byte << 3) + byte  # 57 * byte; 57 / 512 is near enough to 1 / 9
+    over = product[9:14]
+    return over, (byte - over - (over << 3))[:4]
+
+
+def ninths_trits(m: Module, over: Value, rest: Value, name: str) -> Value:
+    """The five trits, first one lowest, by table."""
+    low, high = Signal(4, name=f"{name}_low"), Signal(6, name=f"{name}_high")
+    code = (0, 1, 3)
+    with m.Switch(rest):
+        for value in range(9):
+            with m.Case(value):
+                m.d.comb += low.eq(code[value % 3] | code[value // 3] << 2)
+    with m.Switch(over):
+        for value in range(27):
+            with m.Case(value):
+                digits = value % 3, value // 3 % 3, value // 9
+                m.d.comb += high.eq(sum(code[each] << 2 * at for at, each in enumerate(digits)))
+    return Cat(low, high)
+
+
 def tq1_step(byte: Value) -> tuple[Value, Value]:
     """Next digit (0, 1, 2) of a TQ1_0 byte and what is left for the digit after it."""
     tripled = byte + Cat(Const(0, 1), byte)  # as a product it might become a DSP block

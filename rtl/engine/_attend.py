@@ -7,7 +7,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .._streams import Queue
+from .._streams import Hold, Queue
 
 
 def walk(m: Module, op: Any, ends: Any, written: Signal) -> tuple[Signal, Signal, Signal]:
@@ -90,12 +90,14 @@ class Attend(wiring.Component):
         m.submodules.ops = ops = Queue(self.unit, 8)
         # The sequencer goes on to the projections that this operation runs beside.
         m.submodules.todo = todo = Queue(self.operation, 2)
+        m.submodules.held = held = Hold(self.operation)
         wiring.connect(m, wiring.flipped(self.op_i), todo.i)
+        wiring.connect(m, todo.o, held.i)
         wiring.connect(m, key_reads.o, wiring.flipped(self.key_read_o))
         wiring.connect(m, value_reads.o, wiring.flipped(self.value_read_o))
         wiring.connect(m, ops.o, wiring.flipped(self.attention_o))
 
-        op = todo.o.p
+        op = held.o.p
         token = Signal(len(op.position) + 1)
         count, old = Signal(len(token)), Signal(len(op.position))
         written = Signal(len(self.key_read_o.p.after))
@@ -104,18 +106,18 @@ class Attend(wiring.Component):
         self._old(m, op, reads, known, old, token)
         m.d.comb += [
             count.eq(Mux(op.newest, 1, self._count(op.position))),
-            ops.i.valid.eq(todo.o.valid & ~told),
+            ops.i.valid.eq(held.o.valid & ~told),
             ops.i.p.context.eq(head),
             ops.i.p.count.eq(count),
             ops.i.p.opens.eq(~op.newest),
             ops.i.p.closes.eq(op.newest),
             tells.eq(told | ops.i.ready),
             reads.eq(
-                todo.o.valid & (token != count) & known & key_reads.i.ready & value_reads.i.ready
+                held.o.valid & (token != count) & known & key_reads.i.ready & value_reads.i.ready
             ),
-            ends.eq(todo.o.valid & tells & (token + reads == count)),
+            ends.eq(held.o.valid & tells & (token + reads == count)),
             self.done.eq(done),
-            todo.o.ready.eq(done),
+            held.o.ready.eq(done),
         ]
         for queue in (key_reads, value_reads):
             m.d.comb += [
@@ -128,7 +130,7 @@ class Attend(wiring.Component):
                 ),
                 queue.i.p.after.eq(written + Mux(op.newest, slot + 1, 0)),
             ]
-        with m.If(todo.o.valid):
+        with m.If(held.o.valid):
             m.d.sync += [token.eq(token + reads), told.eq(tells)]
         with m.If(ends):
             m.d.sync += [token.eq(0), told.eq(0)]

@@ -7,8 +7,9 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from .._pipeline import Pipeline
 from .._streams import Queue, Widen, fork
-from ..codec._digits import base3
+from ..codec._digits import base3_ninths, ninths_trits
 from ..mac.boothflex import Boothflex, BoothflexConfig
 from ..mac.ternary_gemv import TernaryGemv, TernaryGemvConfig, _Vectors
 from ._feed import FETCH
@@ -120,11 +121,18 @@ class TernaryMatvec(_Matvec):
         if self.packing == "trit2":
             return self.weights_i
         m.submodules.unpacked = unpacked = Queue(word_layout(self.config.lanes, "trit2"), 2)
-        count = len(self.weights_i.p.bytes.as_value()) // 8
-        fives = [base3(m, self.weights_i.p.bytes[at], f"byte{at}")[0] for at in range(count)]
+        m.submodules.ninths = pipeline = Pipeline(1)
+        fives = []
+        for at in range(len(self.weights_i.p.bytes.as_value()) // 8):
+            over, rest = Signal(5, name=f"over_{at}"), Signal(4, name=f"rest_{at}")
+            with m.If(pipeline.enable):
+                m.d.sync += Cat(over, rest).eq(Cat(base3_ninths(self.weights_i.p.bytes[at])))
+            fives.append(ninths_trits(m, over, rest, f"trits_{at}"))
         m.d.comb += [
-            unpacked.i.valid.eq(self.weights_i.valid),
-            self.weights_i.ready.eq(unpacked.i.ready),
+            pipeline.i_valid.eq(self.weights_i.valid),
+            self.weights_i.ready.eq(pipeline.i_ready),
+            unpacked.i.valid.eq(pipeline.o_valid),
+            pipeline.o_ready.eq(unpacked.i.ready),
             unpacked.i.p.weights.eq(Cat(fives)),
         ]
         return unpacked.o

@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from .._once import place
-from .._streams import Queue, bits_for
+from .._streams import Hold, Queue, bits_for
 from ..config import Config, param
 from ..mac._booth import BoothProduct, BoothProductConfig
 from ..vector._online import (
@@ -305,7 +305,10 @@ class Attention(wiring.Component):
         m.submodules.scores = scores = _Scores(config)
         m.submodules.total = total = Total(online)
         waiting = token_layout(online, up=signed(online.score_width + 1))
-        m.submodules.waiting = queue = Queue(waiting, config.ahead)
+        m.submodules.waiting = waits = Queue(waiting, config.ahead)
+        # The oldest score decides what the mixer does: in registers, or memory is in every path.
+        m.submodules.oldest = queue = Hold(waiting)
+        wiring.connect(m, waits.o, queue.i)
         m.submodules.totals = totals = Queue(total_layout(online), config.closings)
         m.submodules.reciprocal = reciprocal = Reciprocals(
             online, config.mix_scale, config.mix_shifts[0]
@@ -332,8 +335,8 @@ class Attention(wiring.Component):
             scores.i_valid.eq(pairs.o_valid),
             scores.i.eq(pairs.o),
             # There is room: ``pairs`` counts.
-            queue.i.valid.eq(scores.o_valid),
-            queue.i.payload.eq(scores.o),
+            waits.i.valid.eq(scores.o_valid),
+            waits.i.payload.eq(scores.o),
             total.enable.eq(1),
             total.valid.eq(scores.o_valid),
             total.i.eq(scores.o),

@@ -378,7 +378,10 @@ class Engine(wiring.Component):
         join(attend.key_read_o, key_store.read_i)
         join(attend.value_read_o, value_store.read_i)
         join(key_store.o, attention.key_i)
-        join(value_store.o, attention.value_i)
+        # A value is wanted when its score is known: what decides that need not reach the store.
+        m.submodules.values = values = Queue(value_store.o.p.shape(), 2)
+        join(value_store.o, values.i)
+        join(values.o, attention.value_i)
         join(heads.query_scale_o, attention.query_scale_i)
         for store, name in ((key_store, "key"), (value_store, "value")):
             join(getattr(heads, f"{name}_o"), store.write_i)
@@ -499,7 +502,9 @@ class Engine(wiring.Component):
 
     def _route(self, m: Module, rescale: Any, heads: Any, gate: Any, sampler: Any) -> None:
         """Elements to where their operation sends them."""
-        out, add = rescale.o, self.add_rows.i
+        m.submodules.elements = elements = Queue(rescale.o.p.shape(), 2)
+        wiring.connect(m, rescale.o, elements.i)
+        out, add = elements.o, self.add_rows.i
         target = out.p.tag[:3]
         slot = out.p.tag[3 : 3 + self.config.slot_width]
         position = out.p.tag[3 + self.config.slot_width :]

@@ -263,7 +263,7 @@ def cycles(config: AttentionConfig, inputs: Streams) -> int:
                 begin = max(begin, drained[number - closings] + 1)
             released[query] = begin
         issued.append(begin)
-        seen = begin + config.score_latency + 1  # as the oldest score that waits
+        seen = begin + config.score_latency + 2  # as the oldest score that waits
         leave = max(seen, left[-1] + 1 if left else 0)
         if index >= 3:
             leave = max(leave, taken[index - 3])

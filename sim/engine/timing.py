@@ -91,7 +91,7 @@ class _Token:
         self.norm_scale = config.norm.scale_latency + rescale.interval
         # From a word to the sum, and from the sum to the element.
         self.sums = config.sum_latency + QUEUE_LATENCY
-        self.elements = rescale.latency
+        self.elements = rescale.latency + QUEUE_LATENCY
         self.time = 0  # the cycle after the last word
         self.scaled = 0  # the first cycle in which a sum of the next operation finds its scale
         self.final = 0  # the cycle in which the last sum was scaled
@@ -192,7 +192,7 @@ class _Token:
         ):
             loaded = max(max(there + peak, loaded) + loads, there + codes + 1)
             met = max(loaded, first_old, met, first)
-            mixed = max(met + unit.score_latency + 4, mixed) + unit.rows + old + rises
+            mixed = max(met + unit.score_latency + 5, mixed) + unit.rows + old + rises
             met = max(met + max(old, 1), last)
             mixed = max(mixed, last + unit.score_latency + 4)
         written = codes + 3
@@ -204,7 +204,7 @@ class _Token:
             met = max(met + 1, key_at[slot])
             begins = max(met + unit.score_latency + 5, divided[head % 2])
             divided[head % 2] = begins + unit.closing_latency + TOTAL_ZEROS
-            mixed = max(mixed, value_at[slot] + 4) + 1
+            mixed = max(mixed, value_at[slot] + 4 + QUEUE_LATENCY) + 1
             mixed = max(mixed, divided[head % 2]) + unit.rows
         return mixed + unit.result_latency + QUEUE_LATENCY + 1
 

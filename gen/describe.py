@@ -52,7 +52,7 @@ def derived(config: Config) -> list[Row]:
 
 def ports(design: Design) -> list[Row]:
     """Name, width, direction and meaning of every port of the Verilog module."""
-    meaning = {"clk": "clock", "rst": "synchronous reset, active high"}
+    meaning = {"clk": "clock", "rst": "synchronous reset, active high", **design.records}
     for stream in design.streams:
         role = "input" if stream.direction == "in" else "output"
         meaning[stream.port("valid")] = f"{role} stream {stream.name}: a transfer is offered"

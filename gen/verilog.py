@@ -41,7 +41,8 @@ class Port:
 class Design:
     """Emitted Verilog and what is needed to use it.
 
-    ``data`` are files that the Verilog reads with ``$readmemh``, texts by name.
+    ``data`` are files that the Verilog reads with ``$readmemh``, texts by name.  ``records`` says
+    of ports of several fields that are no stream what their bits are.
     """
 
     block: str
@@ -52,6 +53,7 @@ class Design:
     ports: tuple[Port, ...]
     streams: tuple[interface.Stream, ...] = field(default=())
     data: Mapping[str, str] = field(default_factory=dict)
+    records: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> dict[str, str]:
@@ -141,6 +143,7 @@ def emit(block: Block, config: Config) -> Design:
         _header(block, config) + text,
         ports,
         interface.streams(component),
+        records=interface.records(component),
     )
 
 

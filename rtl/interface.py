@@ -57,6 +57,16 @@ def streams(component: wiring.Component) -> tuple[Stream, ...]:
     return tuple(_streams(component))
 
 
+def records(component: wiring.Component) -> dict[str, str]:
+    """What the bits of other ports with a ``StructLayout`` are, lowest first, by port name."""
+    found = {}
+    for name, member in component.signature.members.items():
+        if member.is_port and isinstance(member.shape, data.StructLayout):
+            parts = [f"{key} {Shape.cast(field.shape).width}" for key, field in member.shape]
+            found[name] = f"{', '.join(parts)} bits, lowest first"
+    return found
+
+
 def streams_of(component_class: Any, config: Any) -> tuple[Stream, ...]:
     """The streams a component with that config would have; none is left to be elaborated."""
     component = component_class(config)

@@ -11,6 +11,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from .._pipeline import Pipeline
+from .._streams import bits_for
 from ..config import Config, param
 
 
@@ -161,7 +162,7 @@ class KvStore(wiring.Component):
         """Rows move through a register from its top; a full one is written in one go."""
         config = self.config
         vector = Signal(config.head_dim * config.code_width, reset_less=True)
-        row, full, commit = Signal(range(config.rows)), Signal(), Signal()
+        row, full, commit = Signal(bits_for(config.rows)), Signal(), Signal()
         m.d.comb += [
             self.write_i.ready.eq(~full | commit),
             commit.eq(

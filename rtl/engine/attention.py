@@ -699,7 +699,7 @@ class _Mixer(wiring.Component):
             here.eq(
                 Mux(
                     turning,
-                    ends & to_any & (to.context == pair.context) & (~pair.first | to.first),
+                    ends & to_any,  # the turn was made for this pair
                     ~closing & fits,
                 )
             ),

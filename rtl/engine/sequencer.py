@@ -261,10 +261,12 @@ class Sequencer(wiring.Component):
         busy = Signal(3)
         done = Signal(3)
         m.d.comb += [
-            busy.eq(Cat(count != 0 for count in counts)),
             self.done_i.ready.eq((self.done_i.p.units & ~busy) == 0),
             done.eq(Mux(self.done_i.valid & self.done_i.ready, self.done_i.p.units, 0)),
         ]
         for unit, count in enumerate(counts):
-            m.d.sync += count.eq(count + issued[unit] - done[unit])
+            m.d.sync += [
+                count.eq(count + issued[unit] - done[unit]),
+                busy[unit].eq(issued[unit] | (busy[unit] & ~(done[unit] & (count == 1)))),
+            ]
         return busy

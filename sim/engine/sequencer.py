@@ -31,12 +31,20 @@ UNITS = (Kind.NORM, Kind.LINEAR, Kind.ATTEND)
 
 
 def stimulus(config: SequencerConfig, rng: np.random.Generator, transfers: int) -> Streams:
-    """A random program written in random order, some of it twice, and tokens of several texts."""
-    length = int(rng.integers(2, config.depth + 1))
+    """A random program written in random order, some of it twice, and tokens of several texts.
+
+    Where there is room, each kind has an operation whose fields are all ones.
+    """
+    length = int(rng.integers(min(6, config.depth), config.depth + 1))
     ops = {name: rng.integers(0, 1 << width, length) for name, width in WIDTHS.items()}
     ops["kind"] = rng.integers(0, Kind.END, length)
     ops["when"] = rng.choice([When.ALWAYS, When.ALWAYS, When.SAMPLE, When.PREFILL], length)
     ops["waits"] = np.where(rng.random(length) < 0.5, ops["waits"], 0)
+    if length > len(Kind):
+        for name, width in WIDTHS.items():
+            ops[name][: Kind.END] = (1 << width) - 1
+        ops["kind"][: Kind.END] = rng.permutation(Kind.END)
+        ops["when"][: Kind.END] = When.ALWAYS
     ops["kind"][-1], ops["when"][-1] = Kind.END, When.ALWAYS
     order = np.append(rng.integers(0, length, 3), rng.permutation(length))
     program = {"at": order, **{name: values[order] for name, values in ops.items()}}

@@ -215,6 +215,7 @@ async def generic(dut: Any) -> None:
     golden = importlib.import_module(plan["golden"])
     inputs = _inputs(plan, golden, config)
     expected = golden.golden(config, inputs)
+    cycles = golden.cycles(config, inputs)
     streams = interface.streams_of(component_class, config)
 
     Clock(dut.clk, PERIOD_NS, unit="ns").start()
@@ -238,7 +239,7 @@ async def generic(dut: Any) -> None:
             "untaken": sum(len(source.rows) - source.at for source in sources),
             "outputs": sum(len(sink.rows) for sink in sinks),
             "cycles": max((sink.cycles[-1] for sink in sinks if sink.cycles), default=0),
-            "expected_cycles": golden.cycles(config, inputs) if mode == "free" else None,
+            "expected_cycles": cycles if kind == "free" else None,
             "tolerance": getattr(golden, "CYCLE_TOLERANCE", 0.0),
             "mismatches": sum(count for count, _ in checks),
             "first": next((first for _, first in checks if first), None),

@@ -41,7 +41,8 @@ def golden_of(name: str):
     ],
 )
 def test_rtl_agrees_with_golden_and_cycle_model(name: str, preset: str) -> None:
-    outcome = simulate(design_of(name, preset), cache=cache.root() / "sim", transfers=4000)
+    transfers = 1000 if name == "engine" else 4000  # tests/test_engine.py has whole texts
+    outcome = simulate(design_of(name, preset), cache=cache.root() / "sim", transfers=transfers)
     assert list(outcome.complaints()) == []
     assert all(mode["transfers"] > 0 and mode["outputs"] > 0 for mode in outcome.modes)
 
@@ -80,8 +81,8 @@ def test_stimulus_has_enough_transfers_and_fits_the_ports(name: str) -> None:
 
 @pytest.mark.parametrize("name", blocks.names())
 def test_one_config_gives_one_text_without_paths(name: str) -> None:
-    preset = next(iter(blocks.find(name).presets))
     block = blocks.find(name)
+    preset = "tiny" if "tiny" in block.presets else next(iter(block.presets))
     first, second = design_of(name, preset), emit(block, block.config.preset(preset))
     assert first.text == second.text
     assert str(ROOT) not in first.text

@@ -178,6 +178,7 @@ def test_the_arrays_compared_with_are_right(product: str, ternary: bool) -> None
     assert sums == expected
 
 
+@pytest.mark.long
 def test_one_array_is_smaller_than_the_two_it_replaces(tmp_path: Path) -> None:
     from atriplex.asic.flow import build as to_cells
     from atriplex.asic.library import library

@@ -14,7 +14,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from ..rtl._add_select import AddSelect, AddSelectConfig
+from ..rtl._add_select import accumulated
 from ..rtl._once import place
 from ..rtl._pipeline import Pipeline
 from ..rtl.config import Config, param
@@ -126,20 +126,9 @@ class DotArray(wiring.Component):
         with m.If(enable):
             m.d.sync += [opens[0].eq(payload.first | ~inside), moves[0].eq(i.valid)]
             m.d.sync += [late.eq(early) for row in (opens, moves) for early, late in pairwise(row)]
-        acc = Signal(signed(config.acc_width), reset_less=True)
-        add = place(
-            m,
-            platform,
-            "accumulate",
-            AddSelect(AddSelectConfig(width=config.acc_width)),
-            a=total,
-            b=acc,
-            enable=~opens[-1],
-            invert=0,
-            carry=pending,
+        acc = accumulated(
+            m, platform, config.acc_width, total, pending, opens[-1], enable & moves[-1]
         )
-        with m.If(enable & moves[-1]):
-            m.d.sync += acc.eq(add.y)
         m.d.comb += o.p.sum.eq(acc)
         return m
 

@@ -7,6 +7,7 @@ from amaranth.hdl import Cat, Const, Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from ._once import place
 from .config import Config, param
 
 
@@ -69,3 +70,23 @@ def add_carry(a, b, carry):
     """
     low = Cat(Const(1, 1), a).as_signed() + Cat(carry, b).as_signed()
     return low[1:].as_signed()
+
+
+def accumulated(m, platform, width, total, pending, opens, moves):
+    """A register of sums: with ``moves`` it takes ``total + pending``, added to itself unless
+    ``opens``."""
+    acc = Signal(signed(width), name="acc", reset_less=True)
+    add = place(
+        m,
+        platform,
+        "accumulate",
+        AddSelect(AddSelectConfig(width=width)),
+        a=total,
+        b=acc,
+        enable=~opens,
+        invert=0,
+        carry=pending,
+    )
+    with m.If(moves):
+        m.d.sync += acc.eq(add.y)
+    return acc

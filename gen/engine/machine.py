@@ -5,12 +5,11 @@ Verilator makes a C++ model of it; ``harness.cpp`` gives it memories and a clock
 through ctypes once a token.  Builds are kept by content.
 """
 
-import contextlib
 import ctypes
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,17 +204,16 @@ class Machine:
         """The answer to one token, or None without ``sample``.  Raises :class:`Stuck`."""
         answer = self._library.engine_token(self._handle, token, restart, sample, limit)
         if answer == -2:
-            waits = [name for name in WAITS if self.status()[name]]
+            status = self.status()
+            waits = [name for name in WAITS if status[name]]
             where = f"it waits for {' and '.join(waits)}" if waits else "no stream is awaited"
             raise Stuck(f"the engine gave no answer within {limit} cycles; {where}")
         return None if answer < 0 else answer
 
     def status(self) -> dict[str, int]:
         """The engine's ``status``: streams that it waits for, and whether its watchdog barked."""
-        return {
-            name: self._library.engine_status(self._handle) >> field.offset & 1
-            for name, field in STATUS
-        }
+        bits = self._library.engine_status(self._handle)
+        return {name: bits >> field.offset & 1 for name, field in STATUS}
 
     def counts(self) -> dict[str, int]:
         """Running totals: cycles, cycles with weights used, missing, with attention, words ..."""
@@ -330,13 +328,3 @@ def speed(machine: Machine, tokens: int = 8) -> dict[str, float]:
         "bare_cycles_per_second": cycles / alone,
         "share": alone / with_harness,
     }
-
-
-@contextlib.contextmanager
-def opened(library: Path, config: EngineConfig, image: Image) -> Iterator[Machine]:
-    """A machine that is freed at the end."""
-    machine = Machine(library, config, image)
-    try:
-        yield machine
-    finally:
-        machine.close()

@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
@@ -359,7 +360,7 @@ class Engine(wiring.Component):
             key_store.read_i.p.shape(),
             config.kept,
         )
-        join = lambda one, other: wiring.connect(m, one, other)  # noqa: E731
+        join = partial(wiring.connect, m)
 
         join(wiring.flipped(self.program_i), sequencer.program_i)
         join(wiring.flipped(self.token_i), sequencer.token_i)

@@ -11,7 +11,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from .._add_select import AddSelect, AddSelectConfig, add_carry
+from .._add_select import AddSelect, AddSelectConfig, accumulated, add_carry
 from .._once import place
 from .._pipeline import Pipeline
 from ..config import Config, param
@@ -251,20 +251,9 @@ class Boothflex(wiring.Component):
                 m.d.sync += part.eq(shift.y)
             total, pending, at = part, 0, at + 1
 
-        acc = Signal(signed(config.acc_width), reset_less=True)
-        add = place(
-            m,
-            platform,
-            "accumulate",
-            AddSelect(AddSelectConfig(width=config.acc_width)),
-            a=total,
-            b=acc,
-            enable=~steps[at].opens,
-            invert=0,
-            carry=pending,
+        acc = accumulated(
+            m, platform, config.acc_width, total, pending, steps[at].opens, enable & steps[at].ends
         )
-        with m.If(enable & steps[at].ends):
-            m.d.sync += acc.eq(add.y)
         m.d.comb += self.o.p.sum.eq(acc)
 
         return m

@@ -29,7 +29,7 @@ def rows_layout(element: Any, lanes: int) -> data.StructLayout:
 class Queue(wiring.Component):
     """Holds up to ``depth`` transfers, a power of two; the oldest is offered a cycle after it came.
 
-    Both ends are registered: ``ready`` and ``valid`` depend on the fill alone.
+    ``ready`` and ``valid`` are registers.
     """
 
     i: stream.Interface
@@ -47,11 +47,11 @@ class Queue(wiring.Component):
         m.submodules.memory = memory = Memory(shape=self.layout, depth=self.depth, init=[])
         write, read = memory.write_port(), memory.read_port(domain="comb")
         head, tail = Signal(range(self.depth)), Signal(range(self.depth))
-        fill = Signal(range(self.depth + 1))
-        put, take = self.i.valid & self.i.ready, self.o.valid & self.o.ready
+        fill, room, some = Signal(range(self.depth + 1)), Signal(init=1), Signal()
+        put, take = self.i.valid & room, some & self.o.ready
         m.d.comb += [
-            self.i.ready.eq(fill != self.depth),
-            self.o.valid.eq(fill != 0),
+            self.i.ready.eq(room),
+            self.o.valid.eq(some),
             write.addr.eq(tail),
             write.data.eq(self.i.p),
             write.en.eq(put),
@@ -62,7 +62,12 @@ class Queue(wiring.Component):
             m.d.sync += tail.eq(tail + 1)
         with m.If(take):
             m.d.sync += head.eq(head + 1)
-        m.d.sync += fill.eq(fill + put - take)
+        m.d.sync += [
+            fill.eq(fill + put - take),
+            # What is compared with the fill does not wait for the other side.
+            some.eq(put | (fill > 1) | (some & ~take)),
+            room.eq(take | (fill < self.depth - 1) | (room & ~put)),
+        ]
         return m
 
 
@@ -89,6 +94,36 @@ class Hold(wiring.Component):
         ]
         with m.If(self.i.ready):
             m.d.sync += [valid.eq(self.i.valid), held.eq(self.i.p)]
+        return m
+
+
+class Skid(wiring.Component):
+    """Up to two transfers in registers: ``valid``, payload and ``ready`` are all registers."""
+
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self, layout: Any):
+        self.layout = layout
+        super().__init__({
+            "i": In(stream.Signature(layout)),
+            "o": Out(stream.Signature(layout)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        held, spare = (
+            Signal(self.layout, name=name, reset_less=True) for name in ("held", "spare")
+        )
+        valid, room = Signal(), Signal(init=1)  # without room, both are there
+        m.d.comb += [self.i.ready.eq(room), self.o.valid.eq(valid), self.o.p.eq(held)]
+        with m.If(room):
+            m.d.sync += spare.eq(self.i.p)
+        with m.If(~valid | self.o.ready):
+            m.d.sync += [valid.eq(self.i.valid | ~room), held.eq(Mux(room, self.i.p, spare))]
+            m.d.sync += room.eq(1)
+        with m.Else():
+            m.d.sync += room.eq(room & ~self.i.valid)
         return m
 
 
@@ -174,6 +209,16 @@ def fork(m: Module, source: Any, targets: Sequence[Any], name: str) -> list[Any]
         with m.If(source.valid):
             m.d.sync += one.eq(Mux(done, 0, one | target.ready))
     return offers
+
+
+def credit(m: Module, name: str, most: int, back: Any, spent: Any) -> Signal:
+    """A register that says whether any of ``most`` places is free."""
+    free, some = Signal(range(most + 1), name=name, init=most), Signal(name=f"{name}_some", init=1)
+    m.d.sync += [
+        free.eq(free + back - spent),
+        some.eq(back | (free > 1) | (some & ~spent)),
+    ]
+    return some
 
 
 def bits_for(count: int) -> int:

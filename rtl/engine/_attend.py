@@ -7,7 +7,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .._streams import Hold, Queue
+from .._streams import Queue
 
 
 def walk(m: Module, op: Any, ends: Any, written: Signal) -> tuple[Signal, Signal, Signal]:
@@ -90,35 +90,53 @@ class Attend(wiring.Component):
         m.submodules.ops = ops = Queue(self.unit, 8)
         # The sequencer goes on to the projections that this operation runs beside.
         m.submodules.todo = todo = Queue(self.operation, 2)
-        m.submodules.held = held = Hold(self.operation)
         wiring.connect(m, wiring.flipped(self.op_i), todo.i)
-        wiring.connect(m, todo.o, held.i)
         wiring.connect(m, key_reads.o, wiring.flipped(self.key_read_o))
         wiring.connect(m, value_reads.o, wiring.flipped(self.value_read_o))
         wiring.connect(m, ops.o, wiring.flipped(self.attention_o))
 
-        op = held.o.p
-        token = Signal(len(op.position) + 1)
-        count, old = Signal(len(token)), Signal(len(op.position))
+        held, op = Signal(), Signal(self.operation, reset_less=True)
         written = Signal(len(self.key_read_o.p.after))
         told, tells, reads, ends, known = Signal(), Signal(), Signal(), Signal(), Signal()
         head, slot, done = walk(m, op, ends, written)
+        # What is left of a head is known without counting: all heads of an operation have as much.
+        token, count = Signal(len(op.position)), Signal(len(op.position) + 1, reset_less=True)
+        left = Signal.like(count, reset_less=True)
+        some, final = Signal(), Signal(reset_less=True)
+        whole_some, whole_final = Signal(reset_less=True), Signal(reset_less=True)
+        old = Signal(len(op.position))
         self._old(m, op, reads, known, old, token)
         m.d.comb += [
-            count.eq(Mux(op.newest, 1, self._count(op.position))),
-            ops.i.valid.eq(held.o.valid & ~told),
+            ops.i.valid.eq(held & ~told),
             ops.i.p.context.eq(head),
             ops.i.p.count.eq(count),
             ops.i.p.opens.eq(~op.newest),
             ops.i.p.closes.eq(op.newest),
             tells.eq(told | ops.i.ready),
-            reads.eq(
-                held.o.valid & (token != count) & known & key_reads.i.ready & value_reads.i.ready
-            ),
-            ends.eq(held.o.valid & tells & (token + reads == count)),
+            reads.eq(some & known & key_reads.i.ready & value_reads.i.ready),
+            ends.eq(held & tells & (~some | (final & reads))),
             self.done.eq(done),
-            held.o.ready.eq(done),
+            todo.o.ready.eq(~held | done),
         ]
+        with m.If(held):
+            m.d.sync += told.eq(tells & ~ends)
+        with m.If(reads):
+            m.d.sync += [
+                token.eq(token + 1),
+                left.eq(left - 1),
+                some.eq(~final),
+                final.eq(left == 2),
+            ]
+        with m.If(ends):
+            m.d.sync += [token.eq(0), left.eq(count), some.eq(whole_some), final.eq(whole_final)]
+        with m.If(todo.o.ready):
+            given, reading = todo.o.p, Signal.like(count)
+            m.d.comb += reading.eq(Mux(given.newest, 1, self._count(given.position)))
+            m.d.sync += [held.eq(todo.o.valid), op.eq(given)]
+            m.d.sync += [value.eq(reading) for value in (count, left)]
+            m.d.sync += [value.eq(reading == 1) for value in (whole_final, final)]
+            m.d.sync += whole_some.eq(reading != 0)
+            m.d.sync += some.eq(todo.o.valid & (reading != 0))
         for queue in (key_reads, value_reads):
             m.d.comb += [
                 queue.i.valid.eq(reads),
@@ -130,10 +148,6 @@ class Attend(wiring.Component):
                 ),
                 queue.i.p.after.eq(written + Mux(op.newest, slot + 1, 0)),
             ]
-        with m.If(held.o.valid):
-            m.d.sync += [token.eq(token + reads), told.eq(tells)]
-        with m.If(ends):
-            m.d.sync += [token.eq(0), told.eq(0)]
         return m
 
     def _count(self, position: Any) -> Any:

@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from .._once import place
-from .._streams import Hold, Queue, bits_for
+from .._streams import QUEUE_LATENCY, Queue, Skid, bits_for, credit
 from ..config import Config, param
 from ..mac._booth import BoothProduct, BoothProductConfig
 from ..vector._online import (
@@ -176,7 +176,7 @@ class AttentionConfig(Config):
     @property
     def score_latency(self) -> int:
         """Cycles from taking a key to the score, which then waits for its value."""
-        return 2 + self.tree_registers + 2 + REGISTERS
+        return 3 + self.tree_registers + 2 + REGISTERS
 
     @property
     def query_latency(self) -> int:
@@ -189,9 +189,14 @@ class AttentionConfig(Config):
         return Reciprocal.LATENCY + 1
 
     @property
+    def results(self) -> int:
+        """Results on their way out: as many as it takes for their rows to leave every cycle."""
+        return 1 - (-(2 * self.rows + _Finish.LATENCY + 1) // (self.rows + 1))
+
+    @property
     def result_latency(self) -> int:
         """Cycles from a row of sums to a row of the result."""
-        return _Finish.LATENCY
+        return _Finish.LATENCY + QUEUE_LATENCY
 
     @property
     def tree_registers(self) -> int:
@@ -243,7 +248,7 @@ class Attention(wiring.Component):
     ``rows`` if that is more; so does the quotient of a closing context, 22 to 31, from its last
     key on.
 
-    Latency: with all else there, the first row of a result is offered 11 edges after the context's
+    Latency: with all else there, the first row of a result is offered 13 edges after the context's
     last value was taken, then one a cycle; the next context's follow after one cycle if its last
     value is there.  Keys may be ``ahead`` pairs ahead of values; scores, totals and quotients are
     made without values.  Reset drops everything.
@@ -307,7 +312,7 @@ class Attention(wiring.Component):
         waiting = token_layout(online, up=signed(online.score_width + 1))
         m.submodules.waiting = waits = Queue(waiting, config.ahead)
         # The oldest score decides what the mixer does: in registers, or memory is in every path.
-        m.submodules.oldest = queue = Hold(waiting)
+        m.submodules.oldest = queue = Skid(waiting)
         wiring.connect(m, waits.o, queue.i)
         m.submodules.totals = totals = Queue(total_layout(online), config.closings)
         m.submodules.reciprocal = reciprocal = Reciprocals(
@@ -327,7 +332,6 @@ class Attention(wiring.Component):
             pairs.loaded.eq(queries.loaded),
             pairs.key_valid.eq(self.key_i.valid),
             self.key_i.ready.eq(pairs.key_ready),
-            pairs.pair_left.eq(queue.o.valid & queue.o.ready),
             pairs.context_left.eq(mixer.scale_i.valid & mixer.scale_i.ready),
             scores.key.eq(self.key_i.p),
             scores.query.eq(queries.codes),
@@ -343,6 +347,8 @@ class Attention(wiring.Component):
             totals.i.valid.eq(total.o_valid),
             totals.i.payload.eq(total.o),
         ]
+        # A cycle late: whether the oldest score leaves is decided at the end of its way.
+        m.d.sync += pairs.pair_left.eq(queue.o.valid & queue.o.ready)
         wiring.connect(m, totals.o, reciprocal.i)
         wiring.connect(m, reciprocal.o, scales.i)
         wiring.connect(m, scales.o, mixer.scale_i)
@@ -360,7 +366,8 @@ class Attention(wiring.Component):
             codes = delay(m, f"codes_{index}", codes, 1, enable=weights.enables[index])
         m.d.comb += [
             mixer.codes.eq(codes),
-            mixer.o_ready.eq(finish.ready),
+            mixer.room.eq(finish.room),
+            finish.begins.eq(mixer.drain),
             finish.i_valid.eq(mixer.o_valid),
             finish.i.eq(mixer.o),
             finish.mantissa.eq(mixer.mantissa),
@@ -488,28 +495,31 @@ class _Pairs(wiring.Component):
         config = self.config
         op = Signal(operation_layout(config), reset_less=True)  # count: what is left of it
         valid, started, slot = Signal(), Signal(), Signal.like(self.slot)
-        room = Signal(range(config.ahead + 1), init=config.ahead)
-        contexts = Signal(range(config.closings + 1), init=config.closings)
-        may, goes, ends, idle = Signal(), Signal(), Signal(), Signal()
+        may, goes, idle = Signal(), Signal(), Signal()
+        none, ends = Signal(reset_less=True), Signal(reset_less=True)  # count is 0, at most 1
+        room = credit(m, "room", config.ahead, self.pair_left, self.o_valid)
+        contexts = credit(m, "contexts", config.closings, self.context_left, self.release)
         m.d.comb += [
-            may.eq(valid & self.loaded & (room != 0) & ((contexts != 0) | ~(op.closes & ends))),
-            ends.eq(op.count[1:] == 0),
-            idle.eq(valid & ~op.opens & ~op.closes & (op.count == 0) & ~started),
-            goes.eq(may & (self.key_valid | (op.count == 0)) & ~idle),
-            self.key_ready.eq(may & (op.count != 0)),
+            may.eq(valid & self.loaded & room & (contexts | ~(op.closes & ends))),
+            idle.eq(valid & ~op.opens & ~op.closes & none & ~started),
+            goes.eq(may & (self.key_valid | none) & ~idle),
+            self.key_ready.eq(may & ~none),
             self.slot.eq(slot),
             self.release.eq(self.o_valid & self.o.last),
             self.o_valid.eq(goes),
             self.o.context.eq(op.context),
             self.o.first.eq(op.opens & ~started),
             self.o.last.eq(op.closes & ends),
-            self.o.skip.eq(op.count == 0),
+            self.o.skip.eq(none),
             self.op_i.ready.eq(~valid | ((goes | idle) & ends)),
         ]
-        m.d.sync += room.eq(room + self.pair_left - self.o_valid)
-        m.d.sync += contexts.eq(contexts + self.context_left - self.release)
         with m.If(goes):
-            m.d.sync += [op.count.eq(op.count - 1), started.eq(1)]
+            m.d.sync += [
+                op.count.eq(op.count - 1),
+                ends.eq(op.count <= 2),
+                none.eq(op.count == 1),
+                started.eq(1),
+            ]
         # Queries come in the order of the operations that open.
         m.submodules.slots = slots = Memory(shape=self.slot.shape(), depth=config.heads, init=[])
         write, read = slots.write_port(), slots.read_port(domain="comb")
@@ -525,6 +535,8 @@ class _Pairs(wiring.Component):
                 valid.eq(self.op_i.valid),
                 started.eq(0),
                 op.eq(self.op_i.p),
+                ends.eq(self.op_i.p.count <= 1),
+                none.eq(self.op_i.p.count == 0),
                 slot.eq(Mux(self.op_i.p.opens, opened, read.data)),
             ]
         with m.If(write.en):
@@ -535,8 +547,8 @@ class _Pairs(wiring.Component):
 class _Scores(wiring.Component):
     """Scores of keys, ``config.score_latency`` cycles after they came; nothing waits.
 
-    Registers: inputs, products, tree, halves of the product with the scale, their sum, and the
-    three of the rounding.
+    Registers: inputs, half and whole products, tree, halves of the product with the scale, their
+    sum, and the three of the rounding.
     """
 
     key: data.View
@@ -573,7 +585,7 @@ class _Scores(wiring.Component):
 
         terms = []
         for lane in range(config.head_dim):
-            y = product(m, platform, f"product_{lane}", config, key.codes[lane], query[lane])
+            y = product(m, platform, f"product_{lane}", config, one, key.codes[lane], query[lane])
             terms.append(delay(m, f"term_{lane}", y, 1))
         level = 0
         while len(terms) > 1:
@@ -586,8 +598,8 @@ class _Scores(wiring.Component):
         # Peak of the key times the query's scale, beside the products.
         both = Signal(config.key_scale_width + MANTISSA, name="both", reset_less=True)
         m.d.sync += both.eq(key.scale * scale.mantissa)
-        both = delay(m, "factor", both, config.tree_registers)
-        shift = delay(m, "shift", scale.shift, config.tree_registers + 3)
+        both = delay(m, "factor", both, config.tree_registers + 1)
+        shift = delay(m, "shift", scale.shift, config.tree_registers + 4)
         whole = multiplied(m, "score", one, dot, both)
         score = requantised(
             m, "score", one, whole, shift, config.score_shifts[0], config.score_width
@@ -627,12 +639,21 @@ def multiplied(m, name: str, enable, a, b):
     return total
 
 
-def product(m, platform, name: str, config: AttentionConfig, a, b):
-    """Product of two signed values of ``code_width`` bits."""
+def product(m, platform, name: str, config: AttentionConfig, enable, a, b):
+    """Product of two signed values of ``code_width`` bits, with a register half way."""
     if config.products == "multiply":
-        return a * b
-    part = BoothProductConfig(a_width=len(a), digits=len(b) // 2, structure=config.products)
-    return place(m, platform, name, BoothProduct(part), a=a, b=b, enable=1).y
+        y = Signal(signed(len(a) + len(b)), name=name, reset_less=True)
+        with m.If(enable):
+            m.d.sync += y.eq(a * b)
+        return y
+    half = len(b) // 2 + 1
+    part = BoothProductConfig(
+        a_width=len(a),
+        digits=len(b) // 2,
+        structure=config.products,
+        stage=half if config.products == "rows" else half + half % 2,
+    )
+    return place(m, platform, name, BoothProduct(part), a=a, b=b, enable=enable).y
 
 
 class _Mixer(wiring.Component):
@@ -640,11 +661,12 @@ class _Mixer(wiring.Component):
 
     The sums are a ring of rows of ``lanes``.  In a turn every row leaves at the bottom and one
     enters at the top: that of another context, or zeros.  Rows that leave go to memory, or, of a
-    context that closes, out.  Otherwise a pair is added every cycle, all sums shifted right before
-    by one bit where the level rises; more bits take a cycle each.
+    context that closes, out, where there must be ``room`` for all of them as they ``drain``.
+    Otherwise a pair is added every cycle, all sums shifted right before by one bit where the level
+    rises; more bits take a cycle each.
 
     A turn is made for the oldest pair there is, even if its value has not come: its context is
-    known from its score.
+    known from its score.  The pair that is added next waits in registers, half multiplied.
     """
 
     i: stream.Interface
@@ -653,8 +675,9 @@ class _Mixer(wiring.Component):
     next: data.View
     scale_i: stream.Interface
     o_valid: Signal
-    o_ready: Signal
     o: data.View
+    room: Signal
+    drain: Signal
     mantissa: Signal
     shift: Signal
 
@@ -670,32 +693,36 @@ class _Mixer(wiring.Component):
             "next": In(token_layout(online)),
             "scale_i": In(stream.Signature(made)),
             "o_valid": Out(1),
-            "o_ready": In(1),
             "o": Out(row_layout(config)),
+            "room": In(1),
+            "drain": Out(1),
             "mantissa": Out(MANTISSA),
             "shift": Out((high - low).bit_length()),
         })
 
     def elaborate(self, platform):
         m = Module()
-        config, pair = self.config, self.i.p
+        config, online = self.config, self.config.online
+        pair = data.View(
+            weight_layout(online), Signal(weight_layout(online).size, name="pair", reset_less=True)
+        )
+        valid = Signal(name="pair_valid")
+        some, more = Signal(reset_less=True), Signal(reset_less=True)  # of shift: any, above 1
         context = Signal.like(pair.context, reset_less=True)  # whose sums these are, if held
         held, clean, closing = Signal(), Signal(), Signal()
-        moved = Signal.like(pair.shift)  # by how much of the next pair's shift
         turning, draining = Signal(), Signal(reset_less=True)
+        ends = Signal()  # a turn does, registered
         step = Signal(range(config.rows))
-        to = Signal(token_layout(config.online), reset_less=True)
-        to_any = Signal(reset_less=True)
+        to = Signal.like(context)
+        to_any, to_first = Signal(reset_less=True), Signal(reset_less=True)
         lowers = Signal()  # with the term that it comes before
 
-        left, fits, here, lower = Signal.like(pair.shift), Signal(), Signal(), Signal()
-        accept, moves, ends = Signal(), Signal(), Signal()
-        drain, begin = Signal(), Signal()
+        fits, here, lower = Signal(), Signal(), Signal()
+        fits_next, known, first = Signal(), Signal(), Signal()
+        enable, oldest = Signal(), Signal.like(pair.context)
+        accept, begin = Signal(), Signal()
         m.d.comb += [
-            left.eq(pair.shift - moved),
-            moves.eq(turning & (~draining | self.o_ready)),
-            ends.eq(moves & (step == config.rows - 1)),
-            fits.eq(held & (context == self.next.context) & (~self.next.first | clean)),
+            fits.eq(held & (context == pair.context) & (~pair.first | clean)),
             here.eq(
                 Mux(
                     turning,
@@ -703,12 +730,23 @@ class _Mixer(wiring.Component):
                     ~closing & fits,
                 )
             ),
-            accept.eq(self.i.valid & here & (left[1:] == 0)),
-            lower.eq(self.i.valid & here & (left != 0)),
-            self.i.ready.eq(accept),
-            drain.eq(~turning & closing & self.scale_i.valid & self.o_ready),
-            self.scale_i.ready.eq(~turning & closing & self.o_ready),
-            begin.eq(drain | (~turning & ~closing & self.next_valid & ~fits)),
+            accept.eq(valid & here & ~more),
+            lower.eq(valid & here & some),
+            enable.eq(~valid | accept),
+            self.i.ready.eq(enable),
+            known.eq(valid | self.next_valid),
+            oldest.eq(Mux(valid, pair.context, self.next.context)),
+            first.eq(Mux(valid, pair.first, self.next.first)),
+            fits_next.eq(held & (context == self.next.context) & (~self.next.first | clean)),
+            self.scale_i.ready.eq(~turning & closing & self.room),
+            self.drain.eq(self.scale_i.valid & self.scale_i.ready),
+            begin.eq(
+                Mux(
+                    closing,
+                    self.drain,
+                    ~turning & Mux(valid, ~fits, self.next_valid & ~fits_next),
+                )
+            ),
         ]
         octave = Signal.like(pair.octave, reset_less=True)
         with m.If(begin):
@@ -717,28 +755,37 @@ class _Mixer(wiring.Component):
                 draining.eq(closing),
                 closing.eq(0),
                 step.eq(0),
-                to.eq(self.next),
-                to_any.eq(self.next_valid),
+                ends.eq(config.rows == 1),
+                to.eq(oldest),
+                to_first.eq(first),
+                to_any.eq(known),
             ]
-        with m.If(drain):
+        with m.If(self.drain):
             m.d.sync += [
                 self.mantissa.eq(self.scale_i.p.mantissa),
                 self.shift.eq(self.scale_i.p.shift - octave),
             ]
-        with m.If(moves):
-            m.d.sync += step.eq(step + 1)
+        with m.If(turning):
+            m.d.sync += [step.eq(step + 1), ends.eq(step == config.rows - 2)]
         with m.If(ends):
             m.d.sync += [
                 turning.eq(0),
-                context.eq(to.context),
+                context.eq(to),
                 held.eq(to_any),
-                clean.eq(to.first),
+                clean.eq(to_first),
             ]
         m.d.sync += lowers.eq(lower)
         with m.If(lower):
-            m.d.sync += moved.eq(moved + 1)
+            m.d.sync += [pair.shift.eq(pair.shift - 1), more.eq(pair.shift > 2)]
         with m.If(accept):
-            m.d.sync += [clean.eq(0), moved.eq(0), closing.eq(pair.last), octave.eq(pair.octave)]
+            m.d.sync += [clean.eq(0), closing.eq(pair.last), octave.eq(pair.octave)]
+        with m.If(enable):
+            m.d.sync += [
+                valid.eq(self.i.valid),
+                pair.eq(self.i.p),
+                some.eq(self.i.p.shift != 0),
+                more.eq(self.i.p.shift > 1),
+            ]
 
         row = data.ArrayLayout(signed(config.sum_width), config.lanes)
         m.submodules.memory = memory = Memory(shape=row, depth=config.heads << len(step), init=[])
@@ -746,13 +793,11 @@ class _Mixer(wiring.Component):
         bottom, top = Signal(row), Signal(row)
         after = Signal.like(step)
         m.d.comb += [
-            after.eq(step + moves),
+            after.eq(step + turning),
             write.addr.eq(Cat(step, context)),
             write.data.eq(bottom),
-            write.en.eq(moves & held & ~draining),
-            read.addr.eq(
-                Mux(turning, Cat(after, to.context), Cat(Const(0, len(step)), self.next.context))
-            ),
+            write.en.eq(turning & held & ~draining),
+            read.addr.eq(Mux(turning, Cat(after, to), Cat(Const(0, len(step)), oldest))),
             self.o_valid.eq(turning & draining),
             self.o.x.eq(bottom),
             self.o.first.eq(step == 0),
@@ -760,10 +805,11 @@ class _Mixer(wiring.Component):
         ]
         sums = []
         for lane in range(config.lanes):
-            m.d.comb += top[lane].eq(Mux(to.first, 0, read.data[lane]))
-        weight = Cat(pair.weight, Const(0, config.code_width - config.weight_bits)).as_signed()
+            m.d.comb += top[lane].eq(Mux(to_first, 0, read.data[lane]))
+        rest = Const(0, config.code_width - config.weight_bits)
+        weight = Cat(self.i.p.weight, rest).as_signed()
         for index in range(config.head_dim):
-            y = product(m, platform, f"product_{index}", config, self.codes[index], weight)
+            y = product(m, platform, f"product_{index}", config, enable, self.codes[index], weight)
             term = Signal(signed(len(y)), name=f"term_{index}", reset_less=True)
             m.d.sync += term.eq(Mux(accept, y, 0))
             total = Signal(signed(config.sum_width), name=f"sum_{index}", reset_less=True)
@@ -773,7 +819,7 @@ class _Mixer(wiring.Component):
             enters = sums[above][0] if above < len(sums) else top[above - len(sums)]
             kept = Signal.like(total, name=f"kept_{index}")
             m.d.comb += kept.eq(Mux(lowers, total >> 1, total))
-            m.d.sync += total.eq(Mux(moves, enters, kept + term))
+            m.d.sync += total.eq(Mux(turning, enters, kept + term))
         m.d.comb += [bottom[lane].eq(sums[lane][0]) for lane in range(config.lanes)]
         return m
 
@@ -789,12 +835,14 @@ def row_layout(config: AttentionConfig) -> data.StructLayout:
 class _Finish(wiring.Component):
     """Rows of sums times a scale, rounded and saturated.
 
-    The scale is that of the row that came a move before.
+    The scale is that of the row that came a cycle before.  ``room`` for all rows of a result: from
+    where it ``begins`` on nothing waits.
     """
 
+    begins: Signal
+    room: Signal
     i_valid: Signal
     i: data.View
-    ready: Signal
     mantissa: Signal
     shift: Signal
     o: stream.Interface
@@ -804,39 +852,41 @@ class _Finish(wiring.Component):
     def __init__(self, config: AttentionConfig):
         self.config = config
         low, high = config.mix_shifts
-        result = data.StructLayout({
+        self.result = data.StructLayout({
             "x": data.ArrayLayout(signed(config.out_width), config.lanes),
             "first": unsigned(1),
             "last": unsigned(1),
         })
         super().__init__({
+            "begins": In(1),
+            "room": Out(1),
             "i_valid": In(1),
             "i": In(row_layout(config)),
-            "ready": Out(1),
             "mantissa": In(MANTISSA),
             "shift": In((high - low).bit_length()),
-            "o": Out(stream.Signature(result)),
+            "o": Out(stream.Signature(self.result)),
         })
 
     def elaborate(self, platform):
         m = Module()
-        config = self.config
-        enable = self.ready
-        valid = delay(m, "valid", self.i_valid, self.LATENCY, enable=enable, reset_less=False)
-        marks = delay(m, "marks", Cat(self.i.first, self.i.last), self.LATENCY, enable=enable)
+        config, one = self.config, Const(1, 1)
+        depth = 1 << ceil_log2(config.results * config.rows)
+        m.submodules.results = results = Queue(self.result, depth)
+        wiring.connect(m, results.o, wiring.flipped(self.o))
+        leaves = results.o.valid & results.o.ready & results.o.p.last
+        m.d.comb += self.room.eq(credit(m, "places", depth // config.rows, leaves, self.begins))
+        valid = delay(m, "valid", self.i_valid, self.LATENCY, reset_less=False)
+        marks = delay(m, "marks", Cat(self.i.first, self.i.last), self.LATENCY)
         m.d.comb += [
-            enable.eq(~self.o.valid | self.o.ready),
-            self.o.valid.eq(valid),
-            self.o.p.first.eq(marks[0]),
-            self.o.p.last.eq(marks[1]),
+            results.i.valid.eq(valid),
+            results.i.p.first.eq(marks[0]),
+            results.i.p.last.eq(marks[1]),
         ]
-        row = delay(m, "row", self.i.x, 1, enable=enable)
-        shift = delay(m, "shift", self.shift, 2, enable=enable)
+        row = delay(m, "row", self.i.x, 1)
+        shift = delay(m, "shift", self.shift, 2)
         for lane in range(config.lanes):
-            y = multiplied(m, f"x_{lane}", enable, row[lane], self.mantissa)
-            m.d.comb += self.o.p.x[lane].eq(
-                requantised(
-                    m, f"x_{lane}", enable, y, shift, config.mix_shifts[0], config.out_width
-                )
+            y = multiplied(m, f"x_{lane}", one, row[lane], self.mantissa)
+            m.d.comb += results.i.p.x[lane].eq(
+                requantised(m, f"x_{lane}", one, y, shift, config.mix_shifts[0], config.out_width)
             )
         return m

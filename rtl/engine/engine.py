@@ -533,9 +533,6 @@ class Engine(wiring.Component):
     def _rows(self, m: Module, gate: Any, attention: Any, residual: Any) -> dict[str, Any]:
         """Elements and short rows gathered into rows of the norm."""
         lanes = self.config.norm_lanes
-        # Attention need not know in the same cycle whether the norm takes its rows.
-        m.submodules.results = results = Queue(attention.o.p.shape(), 2)
-        wiring.connect(m, attention.o, results.i)
         m.submodules.gate_rows = gate_rows = Widen(signed(WIDTH), 1, lanes)
         m.submodules.attention_rows = attention_rows = Widen(
             signed(WIDTH), self.config.head_lanes, lanes
@@ -546,10 +543,10 @@ class Engine(wiring.Component):
             gate_rows.i.p.x[0].eq(gate.o.p.x),
             gate_rows.i.p.first.eq(gate.o.p.first),
             gate_rows.i.p.last.eq(gate.o.p.last),
-            attention_rows.i.valid.eq(results.o.valid),
-            results.o.ready.eq(attention_rows.i.ready),
-            attention_rows.i.p.x.eq(results.o.p.x),
-            attention_rows.i.p.first.eq(results.o.p.first),
+            attention_rows.i.valid.eq(attention.o.valid),
+            attention.o.ready.eq(attention_rows.i.ready),
+            attention_rows.i.p.x.eq(attention.o.p.x),
+            attention_rows.i.p.first.eq(attention.o.p.first),
             attention_rows.i.p.last.eq(0),  # heads follow each other in the norm's rows
         ]
         return {"gate": gate_rows.o, "attention": attention_rows.o}

@@ -153,21 +153,22 @@ class Sequencer(wiring.Component):
         config = self.config
         m.submodules.program = program = Memory(shape=OPERATION, depth=config.depth, init=[])
         write, read = program.write_port(), program.read_port()
-        op, at = Signal(OPERATION, reset_less=True), Signal(range(config.depth))
+        op, ahead = Signal(OPERATION, reset_less=True), Signal(range(config.depth))
         position = Signal(config.position_width)
         room = Signal(init=1)  # the context has a place for one more token
         begun = Signal()  # a text is under way
         complete = Signal()  # the program is
         token, sample = Signal.like(self.token_i.p.token, reset_less=True), Signal(reset_less=True)
 
-        # The operation at ``at`` is in a register, the next one is what the memory gives.
-        advance, fetched = Signal(), Signal()
+        # An operation is in a register, the next one is what the memory gives, the one after that
+        # is what it is asked for: what decides whether to go on is in no address.
+        advance = Signal()
         m.d.comb += [
             write.addr.eq(self.program_i.p.at),
             *(write.data[name].eq(self.program_i.p[name]) for name in OPERATION.members),
             write.en.eq(self.program_i.valid & self.program_i.ready),
-            read.addr.eq(Mux(advance, at + 2, at + fetched)),
-            read.en.eq(1),
+            read.addr.eq(ahead),
+            read.en.eq(advance),
         ]
         self._hand_out(m, op, position, token)
         given = {
@@ -188,7 +189,7 @@ class Sequencer(wiring.Component):
                     self.program_i.ready.eq(~complete),
                     self.token_i.ready.eq(complete),
                 ]
-                m.d.sync += at.eq(0)
+                m.d.sync += ahead.eq(0)
                 with m.If(write.en & self.program_i.p.last):
                     m.d.sync += complete.eq(1)
                 with m.If(self.token_i.valid & self.token_i.ready):
@@ -206,13 +207,12 @@ class Sequencer(wiring.Component):
                     with m.Else():
                         m.d.sync += position.eq(position)
             with m.State("FETCH"):
+                m.d.comb += advance.eq(1)
                 m.next = "LOAD"
             with m.State("LOAD"):
-                m.d.comb += fetched.eq(1)
-                m.d.sync += op.eq(read.data)
+                m.d.comb += advance.eq(1)
                 m.next = "ISSUE"
             with m.State("ISSUE"):
-                m.d.comb += fetched.eq(1)
                 skips = ((op.when == When.SAMPLE) & ~sample) | ((op.when == When.PREFILL) & sample)
                 with m.If(skips):
                     m.d.comb += advance.eq(1)
@@ -223,8 +223,8 @@ class Sequencer(wiring.Component):
                         offer.eq((busy & op.waits) == 0),
                         advance.eq(issued.any()),
                     ]
-                with m.If(advance):
-                    m.d.sync += [at.eq(at + 1), op.eq(read.data)]
+        with m.If(advance):
+            m.d.sync += [ahead.eq(ahead + 1), op.eq(read.data)]
         return m
 
     def _hand_out(self, m: Module, op: Any, position: Signal, token: Signal) -> None:

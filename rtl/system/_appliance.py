@@ -9,14 +9,19 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from .._streams import Queue, credit
 from ..bus._uart import HIGH, UartReceiver, UartSender
 from ..engine.engine import Engine, EngineConfig
+
+QUEUED = 8
+"""Words on their way from a memory: as many as it takes for one to leave every cycle."""
 
 
 class Rom(wiring.Component):
     """Words from a memory that is never written: runs of them, asked for by address and count.
 
-    One word a cycle, two cycles of latency; the next request is taken while the last word goes.
+    One word a cycle, three cycles of latency; the next request is taken while the last word is
+    read.  Block RAM lies all over a chip: it never waits, what comes out has its place in a queue.
 
     Members
     -------
@@ -40,23 +45,36 @@ class Rom(wiring.Component):
         width = Shape.cast(self.word).width
         m.submodules.memory = memory = Memory(shape=unsigned(width), depth=depth, init=self.words)
         read = memory.read_port()
+        m.submodules.words = words = Queue(self.word, QUEUED)
+        wiring.connect(m, words.o, wiring.flipped(self.o))
         at, left = Signal(range(depth)), Signal.like(self.fetch_i.p.count)
-        enable, first, second = Signal(), Signal(), Signal()
+        some, final, goes = Signal(), Signal(reset_less=True), Signal()  # of left; a word is read
+        room = credit(m, "room", QUEUED, words.o.valid & words.o.ready, goes)
+        first, second, word = Signal(), Signal(), Signal(width, reset_less=True)
         m.d.comb += [
-            enable.eq(~second | self.o.ready),
-            self.fetch_i.ready.eq((left == 0) | (enable & (left == 1))),
+            goes.eq(some & room),
+            self.fetch_i.ready.eq(~some | (goes & final)),
             read.addr.eq(at),
-            read.en.eq(enable),
-            self.o.valid.eq(second),
+            read.en.eq(1),
+            words.i.valid.eq(second),
+            words.i.p.eq(word),
         ]
-        word = Signal(width, reset_less=True)
-        m.d.comb += self.o.p.eq(word)
-        with m.If(enable):
-            m.d.sync += [first.eq(left != 0), second.eq(first), word.eq(read.data)]
-            with m.If(left != 0):
-                m.d.sync += [at.eq(at + 1), left.eq(left - 1)]
+        m.d.sync += [first.eq(goes), second.eq(first), word.eq(read.data)]
+        with m.If(goes):
+            m.d.sync += [
+                at.eq(at + 1),
+                left.eq(left - 1),
+                some.eq(~final),
+                final.eq(left == 2),
+            ]
         with m.If(self.fetch_i.valid & self.fetch_i.ready):
-            m.d.sync += [at.eq(self.fetch_i.p.address), left.eq(self.fetch_i.p.count)]
+            given = self.fetch_i.p
+            m.d.sync += [
+                at.eq(given.address),
+                left.eq(given.count),
+                some.eq(given.count != 0),
+                final.eq(given.count == 1),
+            ]
         return m
 
 

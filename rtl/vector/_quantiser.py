@@ -140,22 +140,32 @@ class Quantiser(wiring.Component):
             for name in ("close", "early", "commit", "read", "divide", "send")
         )
 
-        # Admission.  Pointers have a bit more than an address, so that full and empty differ.
+        # Admission.  Pointers have a bit more than an address, so that full and empty differ.  Who
+        # offers a row waits for ``ready``, so what a number of rows decides is a register.
         start, head = Signal(address + 1), Signal(address + 1)
-        at, end, ahead = Signal(range(config.rows)), Signal(), Signal(address + 1)
+        at, end = Signal(range(config.rows)), Signal()
+        single = int(config.rows == 1)
+        at_start, at_end = Signal(init=1), Signal(init=single)
+        used, full = Signal(address + 1), Signal()
         row_at = Signal(address)
         busy = closing | to_divide | to_send
         m.d.comb += [
             self.row.eq(Mux(self.first, 0, at)),
-            self.opens.eq(self.row == 0),
-            end.eq(self.last | (self.row == config.rows - 1)),
-            ahead.eq(start + self.row - head),
+            self.opens.eq(self.first | at_start),
+            end.eq(self.last | (at_end & ~self.first) | single),
+            used.eq(start + at - head),
             row_at.eq(start + self.row),
-            self.ready.eq(~ahead[-1] & ~(end & busy.bit_select(close_slot, 1))),
+            self.ready.eq(~full & ~(end & busy.bit_select(close_slot, 1))),
             self.take.eq(self.valid & self.ready),
         ]
+        # With one row less than there is room for, and late: whether one leaves is not asked.
+        m.d.sync += full.eq(used + self.take >= (1 << address) - 1)
         with m.If(self.take):
-            m.d.sync += at.eq(self.row + 1)
+            m.d.sync += [
+                at.eq(self.row + 1),
+                at_start.eq(end),
+                at_end.eq(Mux(end, single, self.row == config.rows - 2)),
+            ]
             with m.If(end):
                 m.d.sync += [
                     at.eq(0),

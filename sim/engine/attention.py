@@ -256,7 +256,7 @@ def cycles(config: AttentionConfig, inputs: Streams) -> int:
             released += [0] * (query + 1 - len(released))
         begin = max(begin, loaded[query])
         if index >= ahead:
-            begin = max(begin, left[index - ahead] + 1)
+            begin = max(begin, left[index - ahead] + 2)
         if last:
             number = len(scale)
             if number >= closings:
@@ -265,13 +265,13 @@ def cycles(config: AttentionConfig, inputs: Streams) -> int:
         issued.append(begin)
         seen = begin + config.score_latency + 2  # as the oldest score that waits
         leave = max(seen, left[-1] + 1 if left else 0)
-        if index >= 3:
-            leave = max(leave, taken[index - 3])
+        if index >= 4:
+            leave = max(leave, taken[index - 4])
         left.append(leave)
 
         # The turn that the pair before asks for, then those that this one needs.
         at = taken[-1] + 1 if taken else 0
-        offered = max(leave + 3, at)
+        offered = max(leave + 4, at)
         if ending:
             start = max(at, scale[-1])
             drained.append(start)
@@ -297,7 +297,7 @@ def cycles(config: AttentionConfig, inputs: Streams) -> int:
     if ending:
         drained.append(max(taken[-1] + 1, scale[-1]))
         out = drained[-1] + rows
-    return out + 6 + 1
+    return out + 7 + 1
 
 
 def _loads(config: AttentionConfig, peaks: Ints) -> list[int]:

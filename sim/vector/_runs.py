@@ -64,24 +64,25 @@ def cycles(
 ) -> int:
     """Cycles until the last code and the last scale have left, nobody stalling.
 
-    ``buffer`` rows; ``commit`` edges from a vector's last transfer until its peak is known,
-    ``early`` until the second pass may turn to it; ``codes`` edges from a row's read to its codes'
-    transfer; ``gate`` edges that each transfer waits for something else first; ``scale`` edges from
-    handing over a peak to the scale's transfer and to the next peak's hand-over.  Edges are counted
-    from 1.
+    ``buffer`` rows, of which one is never used; ``commit`` edges from a vector's last transfer
+    until its peak is known, ``early`` until the second pass may turn to it; ``codes`` edges from a
+    row's read to its codes' transfer; ``gate`` edges that each transfer waits for something else
+    first; ``scale`` edges from handing over a peak to the scale's transfer and to the next peak's
+    hand-over.  Edges are counted from 1.
     """
     opens, ends = runs.opens.tolist(), runs.ends.tolist()
     waits = gate or [0] * len(ends)
     read: list[int] = []  # edge at which each row of a finished vector is read
     free = [0, 0]  # edge at which each of the two slots was left
-    at = row = slot = loaded = 0
+    at = row = slot = loaded = unfinished = 0
     sent = out = -scale[1]
     for index, end in enumerate(ends):
         row = 0 if opens[index] else row + 1
-        place = len(read) + row
         at = at + 1 + waits[index]
-        if place >= buffer:
-            at = max(at, read[place - buffer] + 1)
+        before = len(read) + unfinished - (buffer - 1)
+        if before >= 0:
+            at = max(at, read[before] + 2)
+        unfinished = 0 if end else row + 1
         if not end:
             continue
         at = max(at, free[slot] + 1)

@@ -15,15 +15,16 @@ def walk(m: Module, op: Any, ends: Any, written: Signal) -> tuple[Signal, Signal
 
     ``written`` counts the vectors of all operations before, modulo its width.
     """
-    head, member = Signal(20, name="head"), Signal(20, name="member")
-    slot, done = Signal(len(op.slot), name="slot"), Signal(name="done")
-    m.d.comb += done.eq(ends & (head == op.heads - 1))
+    head, slot, done = Signal(20, name="head"), Signal(len(op.slot), name="slot"), Signal()
+    # How many heads there were with this one, of the operation and of the slot.
+    number, member = (Signal(20, name=name, init=1) for name in ("number", "member"))
+    m.d.comb += done.eq(ends & (number == op.heads))
     with m.If(ends):
-        m.d.sync += [head.eq(head + 1), member.eq(member + 1)]
-        with m.If(member == op.group - 1):
-            m.d.sync += [member.eq(0), slot.eq(slot + 1)]
+        m.d.sync += [head.eq(head + 1), number.eq(number + 1), member.eq(member + 1)]
+        with m.If(member == op.group):
+            m.d.sync += [member.eq(1), slot.eq(slot + 1)]
     with m.If(done):
-        m.d.sync += [head.eq(0), member.eq(0), slot.eq(0)]
+        m.d.sync += [head.eq(0), number.eq(1), member.eq(1), slot.eq(0)]
         with m.If(op.newest):
             m.d.sync += written.eq(written + slot + 1)
     return head, slot, done

@@ -7,7 +7,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .._streams import Queue, Widen
+from .._streams import Queue, Skid, Widen
 from ..vector.absmax_quantise import AbsmaxQuantise, AbsmaxQuantiseConfig
 from ..vector.rope import Rope, RopeConfig, table_layout
 from ._log2 import Log2, log_width
@@ -128,12 +128,14 @@ class Heads(wiring.Component):
             with m.If(at == head_dim - 1):
                 m.d.sync += head.eq(here + 1)
 
+        m.submodules.rotated = rotated = Skid(rope.o.p.shape())
+        wiring.connect(m, rope.o, rotated.i)
         m.d.comb += [
-            rows.i.valid.eq(rope.o.valid),
-            rope.o.ready.eq(rows.i.ready),
-            rows.i.p.x[0].eq(rope.o.p.x),
-            rows.i.p.first.eq(rope.o.p.first),
-            rows.i.p.last.eq(rope.o.p.last),
+            rows.i.valid.eq(rotated.o.valid),
+            rotated.o.ready.eq(rows.i.ready),
+            rows.i.p.x[0].eq(rotated.o.p.x),
+            rows.i.p.first.eq(rotated.o.p.first),
+            rows.i.p.last.eq(rotated.o.p.last),
             quantiser.i.valid.eq(rows.o.valid),
             rows.o.ready.eq(quantiser.i.ready),
             quantiser.i.p.x.eq(rows.o.p.x),

@@ -716,13 +716,17 @@ class _Mixer(wiring.Component):
         to = Signal.like(context)
         to_any, to_first = Signal(reset_less=True), Signal(reset_less=True)
         lowers = Signal()  # with the term that it comes before
+        same, context_next = (
+            Signal(),
+            Signal.like(context),
+        )  # the pair's context is that of the sums
 
         fits, here, lower = Signal(), Signal(), Signal()
         fits_next, known, first = Signal(), Signal(), Signal()
         enable, oldest = Signal(), Signal.like(pair.context)
         accept, begin = Signal(), Signal()
         m.d.comb += [
-            fits.eq(held & (context == pair.context) & (~pair.first | clean)),
+            fits.eq(held & same & (~pair.first | clean)),
             here.eq(
                 Mux(
                     turning,
@@ -786,6 +790,12 @@ class _Mixer(wiring.Component):
                 some.eq(self.i.p.shift != 0),
                 more.eq(self.i.p.shift > 1),
             ]
+
+        # The pair comes and goes by what it is: compared beforehand, for either case.
+        m.d.comb += context_next.eq(Mux(ends, to, context))
+        m.d.sync += same.eq(
+            Mux(enable, self.i.p.context == context_next, pair.context == context_next)
+        )
 
         row = data.ArrayLayout(signed(config.sum_width), config.lanes)
         m.submodules.memory = memory = Memory(shape=row, depth=config.heads << len(step), init=[])

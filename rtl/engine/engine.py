@@ -473,33 +473,31 @@ class Engine(wiring.Component):
         # Queued: the operations behind it must go out for its rows to find their way.
         m.submodules.embeds = embeds = Queue(embed_layout(self.config.sequencer), 2)
         wiring.connect(m, sequencer.embed_o, embeds.i)
-        op, row = embeds.o, Signal(20)
-        asked, final = Signal(), Signal()
+        op, fetch = embeds.o, self.embed_fetch_o
+        setting, left, shift = Signal(), Signal(20, reset_less=True), Signal(4, reset_less=True)
+        first, last = Signal(reset_less=True), Signal(reset_less=True)
         m.submodules.add_rows = self.add_rows = Widen(signed(WIDTH), 1, self.config.norm_lanes)
         add = self.add_rows.o
-        setting = Signal()
         m.d.comb += [
-            self.embed_fetch_o.valid.eq(op.valid & ~asked),
-            self.embed_fetch_o.p.eq(op.p),
-            setting.eq(op.valid & asked),
-            final.eq(row == op.p.rows - 1),
+            fetch.valid.eq(op.valid & ~setting),
+            fetch.p.eq(op.p),
+            op.ready.eq(fetch.ready & ~setting),
             residual.i.p.set.eq(setting),
-            residual.i.p.first.eq(Mux(setting, row == 0, add.p.first)),
-            residual.i.p.last.eq(Mux(setting, final, add.p.last)),
+            residual.i.p.first.eq(Mux(setting, first, add.p.first)),
+            residual.i.p.last.eq(Mux(setting, last, add.p.last)),
             residual.i.valid.eq(Mux(setting, self.embed_i.valid, add.valid)),
             self.embed_i.ready.eq(setting & residual.i.ready),
             add.ready.eq(~setting & residual.i.ready),
         ]
         for lane in range(self.config.norm_lanes):
-            shifted = (self.embed_i.p.codes[lane] << op.p.shift[:4])[:WIDTH].as_signed()
+            shifted = (self.embed_i.p.codes[lane] << shift)[:WIDTH].as_signed()
             m.d.comb += residual.i.p.x[lane].eq(Mux(setting, shifted, add.p.x[lane]))
-        with m.If(self.embed_fetch_o.valid & self.embed_fetch_o.ready):
-            m.d.sync += asked.eq(1)
+        with m.If(op.valid & op.ready):
+            m.d.sync += [setting.eq(1), first.eq(1), last.eq(op.p.rows == 1)]
+            m.d.sync += [left.eq(op.p.rows), shift.eq(op.p.shift)]
         with m.If(self.embed_i.valid & self.embed_i.ready):
-            m.d.sync += row.eq(row + 1)
-            with m.If(final):
-                m.d.comb += op.ready.eq(1)
-                m.d.sync += [row.eq(0), asked.eq(0)]
+            m.d.sync += [first.eq(0), last.eq(left == 2), left.eq(left - 1)]
+            m.d.sync += setting.eq(~last)
 
     def _route(self, m: Module, rescale: Any, heads: Any, gate: Any, sampler: Any) -> None:
         """Elements to where their operation sends them."""

@@ -177,7 +177,8 @@ class _Token:
         """
         model, config, unit = self.model, self.config, self.config.attention
         quantiser = config.quantiser.quantiser
-        rotated = 1 + config.rope.latency + WIDEN_LATENCY  # 1: the head is announced
+        # Before it the head is announced, behind it a register.
+        rotated = 1 + config.rope.latency + 1 + WIDEN_LATENCY
         peak = rotated + quantiser.commit
         codes = rotated + quantiser.early + 2 + quantiser.code_latency + unit.rows - 1
         loads = unit.query_latency + PEAK_ZEROS

@@ -10,18 +10,20 @@ from amaranth.lib.wiring import In, Out
 from .._streams import Queue
 
 
-def walk(m: Module, op: Any, ends: Any, written: Signal) -> tuple[Signal, Signal, Signal]:
+def walk(
+    m: Module, op: Any, ends: Any, written: Signal, width: int
+) -> tuple[Signal, Signal, Signal]:
     """Head under way, its slot, and whether an operation is over: the next head after ``ends``.
 
-    ``written`` counts the vectors of all operations before, modulo its width.
+    ``width``: bits of a head's number.  ``written`` counts the vectors of all operations before, modulo its width.
     """
-    head, slot, done = Signal(20, name="head"), Signal(len(op.slot), name="slot"), Signal()
+    head, slot, done = Signal(width, name="head"), Signal(len(op.slot), name="slot"), Signal()
     # How many heads there were with this one, of the operation and of the slot.
-    number, member = (Signal(20, name=name, init=1) for name in ("number", "member"))
-    m.d.comb += done.eq(ends & (number == op.heads))
+    number, member = (Signal(width + 1, name=name, init=1) for name in ("number", "member"))
+    m.d.comb += done.eq(ends & (number == op.heads[: width + 1]))
     with m.If(ends):
         m.d.sync += [head.eq(head + 1), number.eq(number + 1), member.eq(member + 1)]
-        with m.If(member == op.group):
+        with m.If(member == op.group[: width + 1]):
             m.d.sync += [member.eq(1), slot.eq(slot + 1)]
     with m.If(done):
         m.d.sync += [head.eq(0), number.eq(1), member.eq(1), slot.eq(0)]
@@ -99,7 +101,7 @@ class Attend(wiring.Component):
         held, op = Signal(), Signal(self.operation, reset_less=True)
         written = Signal(len(self.key_read_o.p.after))
         told, tells, reads, ends, known = Signal(), Signal(), Signal(), Signal(), Signal()
-        head, slot, done = walk(m, op, ends, written)
+        head, slot, done = walk(m, op, ends, written, self.unit["context"].width)
         # What is left of a head is known without counting: all heads of an operation have as much.
         token, count = Signal(len(op.position)), Signal(len(op.position) + 1, reset_less=True)
         left = Signal.like(count, reset_less=True)

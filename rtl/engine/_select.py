@@ -7,7 +7,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .._streams import Queue, fork
+from .._streams import Queue, bits_for, fork
 from ..kv.kv_store import KvStore, KvStoreConfig
 from ..kv.lop_select import LopSelect, LopSelectConfig, leading_one
 from ._attend import chosen_layout, walk
@@ -73,7 +73,7 @@ class Select(wiring.Component):
         written = Signal(len(leads.read_i.p.after))
         token, old = Signal(len(op.position) + 1), Signal(len(op.position) + 1)
         told, tells, reads, ends = Signal(), Signal(), Signal(), Signal()
-        _, slot, done = walk(m, op, ends, written)
+        _, slot, done = walk(m, op, ends, written, bits_for(self.heads))
         count, recent = op.position + 1, self.choice.recent
         m.d.comb += [
             # Tokens that are always chosen have no code to try, the newest one among them.

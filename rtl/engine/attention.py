@@ -217,6 +217,23 @@ def operation_layout(config: AttentionConfig) -> data.StructLayout:
     })
 
 
+def pair_layout(config: AttentionConfig) -> data.StructLayout:
+    """A value with its weight."""
+    return codes_layout(config, config.head_dim, token=weight_layout(config.online))
+
+
+def head_layout(config: OnlineConfig) -> data.StructLayout:
+    """What decides whether the sums are those of a pair."""
+    return data.StructLayout({
+        "context": unsigned(config.context_width),
+        "first": unsigned(1),
+    })
+
+
+BEFORE_SUMS = 8
+"""Pairs that the registers between the queue of scores and the sums hold."""
+
+
 class Attention(wiring.Component):
     """Mixes values by the softmax of their keys' products with a query, several heads at a time.
 
@@ -248,7 +265,7 @@ class Attention(wiring.Component):
     ``rows`` if that is more; so does the quotient of a closing context, 22 to 31, from its last
     key on.
 
-    Latency: with all else there, the first row of a result is offered 13 edges after the context's
+    Latency: with all else there, the first row of a result is offered 14 edges after the context's
     last value was taken, then one a cycle; the next context's follow after one cycle if its last
     value is there.  Keys may be ``ahead`` pairs ahead of values; scores, totals and quotients are
     made without values.  Reset drops everything.
@@ -309,18 +326,24 @@ class Attention(wiring.Component):
         m.submodules.pairs = pairs = _Pairs(config)
         m.submodules.scores = scores = _Scores(config)
         m.submodules.total = total = Total(online)
+        m.submodules.mixer = mixer = _Mixer(config)
         waiting = token_layout(online, up=signed(online.score_width + 1))
         m.submodules.waiting = waits = Queue(waiting, config.ahead)
         # The oldest score decides what the mixer does: in registers, or memory is in every path.
         m.submodules.oldest = queue = Skid(waiting)
+        m.submodules.heads = heads = Queue(head_layout(online), BEFORE_SUMS)
+        m.submodules.head = head = Skid(head_layout(online))
+        m.submodules.weighted = weighted = Skid(pair_layout(config))
         wiring.connect(m, waits.o, queue.i)
+        wiring.connect(m, heads.o, head.i)
+        wiring.connect(m, head.o, mixer.head_i)
+        wiring.connect(m, weighted.o, mixer.i)
         m.submodules.totals = totals = Queue(total_layout(online), config.closings)
         m.submodules.reciprocal = reciprocal = Reciprocals(
             online, config.mix_scale, config.mix_shifts[0]
         )
         m.submodules.scales = scales = Queue(reciprocal_layout(online), config.closings)
         m.submodules.weights = weights = Weights(online)
-        m.submodules.mixer = mixer = _Mixer(config)
         m.submodules.finish = finish = _Finish(config)
 
         wiring.connect(m, wiring.flipped(self.query_i), queries.query_i)
@@ -328,6 +351,7 @@ class Attention(wiring.Component):
         wiring.connect(m, wiring.flipped(self.op_i), pairs.op_i)
         m.d.comb += [
             queries.slot.eq(pairs.slot),
+            queries.slot_next.eq(pairs.slot_next),
             queries.release.eq(pairs.release),
             pairs.loaded.eq(queries.loaded),
             pairs.key_valid.eq(self.key_i.valid),
@@ -353,19 +377,22 @@ class Attention(wiring.Component):
         wiring.connect(m, reciprocal.o, scales.i)
         wiring.connect(m, scales.o, mixer.scale_i)
         wiring.connect(m, queue.o, weights.i)
-        wiring.connect(m, weights.o, mixer.i)
         m.d.comb += [
+            heads.i.valid.eq(waits.o.valid & queue.i.ready),
+            heads.i.p.context.eq(waits.o.p.context),
+            heads.i.p.first.eq(waits.o.p.first),
             weights.log_i.valid.eq(self.value_i.valid),
             weights.log_i.payload.eq(self.value_i.p.scale),
             self.value_i.ready.eq(weights.log_i.ready),
-            mixer.next_valid.eq(weights.next_valid),
-            mixer.next.eq(weights.next_token),
+            weighted.i.valid.eq(weights.o.valid),
+            weights.o.ready.eq(weighted.i.ready),
+            weighted.i.p.token.eq(weights.o.p),
         ]
         codes = self.value_i.p.codes
         for index in range(Weights.STAGES):
             codes = delay(m, f"codes_{index}", codes, 1, enable=weights.enables[index])
         m.d.comb += [
-            mixer.codes.eq(codes),
+            weighted.i.p.codes.eq(codes),
             mixer.room.eq(finish.room),
             finish.begins.eq(mixer.drain),
             finish.i_valid.eq(mixer.o_valid),
@@ -381,12 +408,13 @@ class _Queries(wiring.Component):
     """Queries and their scales in ``heads`` slots, which are filled in turn.
 
     ``loaded`` says whether ``slot`` holds a query, ``codes`` and ``scale`` are its; ``release``
-    gives the slot back.
+    gives the slot back.  ``slot_next`` is what ``slot`` will be in the next cycle.
     """
 
     query_i: stream.Interface
     query_scale_i: stream.Interface
     slot: Signal
+    slot_next: Signal
     release: Signal
     loaded: Signal
     codes: data.View
@@ -399,6 +427,7 @@ class _Queries(wiring.Component):
             "query_i": In(stream.Signature(codes_layout(config, config.lanes))),
             "query_scale_i": In(stream.Signature(peak)),
             "slot": In(bits_for(config.heads)),
+            "slot_next": In(bits_for(config.heads)),
             "release": In(1),
             "loaded": Out(1),
             "codes": Out(data.ArrayLayout(signed(config.code_width), config.head_dim)),
@@ -409,15 +438,14 @@ class _Queries(wiring.Component):
         m = Module()
         config = self.config
         m.submodules.peak = peak = PeakScale(config.key_scale_width, config.score_scale)
-        loaded = Signal(config.heads)
-        filling, row, whole = Signal.like(self.slot), Signal(range(config.rows)), Signal()
-        free, done = Signal(), Signal()
+        loaded, loaded_next = Signal(config.heads), Signal(config.heads)
+        filling, filling_next = Signal.like(self.slot), Signal.like(self.slot)
+        row, whole = Signal(range(config.rows)), Signal()
+        free, done = Signal(init=1), Signal()
         m.submodules.scales = scales = Memory(shape=self.scale.shape(), depth=config.heads, init=[])
         scale_in, scale_out = scales.write_port(), scales.read_port(domain="comb")
         m.d.comb += [
-            free.eq(~loaded.bit_select(filling, 1)),
             done.eq(peak.o.valid & whole),
-            self.loaded.eq(loaded.bit_select(self.slot, 1)),
             self.query_i.ready.eq(free & ~whole),
             self.query_scale_i.ready.eq(free & peak.i.ready),
             peak.i.valid.eq(free & self.query_scale_i.valid),
@@ -446,14 +474,21 @@ class _Queries(wiring.Component):
             m.d.sync += row.eq(row + 1)
             with m.If(row == config.rows - 1):
                 m.d.sync += [row.eq(0), whole.eq(1)]
+        m.d.comb += [loaded_next.eq(loaded), filling_next.eq(filling)]
         with m.If(self.release):
-            m.d.sync += loaded.bit_select(self.slot, 1).eq(0)
+            m.d.comb += loaded_next.bit_select(self.slot, 1).eq(0)
         with m.If(done):
-            m.d.sync += [
-                loaded.bit_select(filling, 1).eq(1),
-                whole.eq(0),
-                filling.eq(Mux(filling == config.heads - 1, 0, filling + 1)),
+            m.d.comb += [
+                loaded_next.bit_select(filling, 1).eq(1),
+                filling_next.eq(Mux(filling == config.heads - 1, 0, filling + 1)),
             ]
+            m.d.sync += whole.eq(0)
+        m.d.sync += [
+            loaded.eq(loaded_next),
+            filling.eq(filling_next),
+            free.eq(~loaded_next.bit_select(filling_next, 1)),
+            self.loaded.eq(loaded_next.bit_select(self.slot_next, 1)),
+        ]
         return m
 
 
@@ -466,6 +501,7 @@ class _Pairs(wiring.Component):
 
     op_i: stream.Interface
     slot: Signal
+    slot_next: Signal
     loaded: Signal
     release: Signal
     key_valid: Signal
@@ -480,6 +516,7 @@ class _Pairs(wiring.Component):
         super().__init__({
             "op_i": In(stream.Signature(operation_layout(config))),
             "slot": Out(bits_for(config.heads)),
+            "slot_next": Out(bits_for(config.heads)),
             "loaded": In(1),
             "release": Out(1),
             "key_valid": In(1),
@@ -494,7 +531,7 @@ class _Pairs(wiring.Component):
         m = Module()
         config = self.config
         op = Signal(operation_layout(config), reset_less=True)  # count: what is left of it
-        valid, started, slot = Signal(), Signal(), Signal.like(self.slot)
+        valid, started = Signal(), Signal()
         may, goes, idle = Signal(), Signal(), Signal()
         none, ends = Signal(reset_less=True), Signal(reset_less=True)  # count is 0, at most 1
         room = credit(m, "room", config.ahead, self.pair_left, self.o_valid)
@@ -504,7 +541,7 @@ class _Pairs(wiring.Component):
             idle.eq(valid & ~op.opens & ~op.closes & none & ~started),
             goes.eq(may & (self.key_valid | none) & ~idle),
             self.key_ready.eq(may & ~none),
-            self.slot.eq(slot),
+            self.slot_next.eq(self.slot),
             self.release.eq(self.o_valid & self.o.last),
             self.o_valid.eq(goes),
             self.o.context.eq(op.context),
@@ -537,8 +574,9 @@ class _Pairs(wiring.Component):
                 op.eq(self.op_i.p),
                 ends.eq(self.op_i.p.count <= 1),
                 none.eq(self.op_i.p.count == 0),
-                slot.eq(Mux(self.op_i.p.opens, opened, read.data)),
             ]
+            m.d.comb += self.slot_next.eq(Mux(self.op_i.p.opens, opened, read.data))
+        m.d.sync += self.slot.eq(self.slot_next)
         with m.If(write.en):
             m.d.sync += opened.eq(Mux(opened == config.heads - 1, 0, opened + 1))
         return m
@@ -665,14 +703,12 @@ class _Mixer(wiring.Component):
     Otherwise a pair is added every cycle, all sums shifted right before by one bit where the level
     rises; more bits take a cycle each.
 
-    A turn is made for the oldest pair there is, even if its value has not come: its context is
-    known from its score.  The pair that is added next waits in registers, half multiplied.
+    A turn is made for the oldest pair there is, even if its value has not come: ``head_i`` has it
+    since its score is known.  The pair that is added next waits in registers, half multiplied.
     """
 
     i: stream.Interface
-    codes: data.View
-    next_valid: Signal
-    next: data.View
+    head_i: stream.Interface
     scale_i: stream.Interface
     o_valid: Signal
     o: data.View
@@ -687,10 +723,8 @@ class _Mixer(wiring.Component):
         made = reciprocal_layout(online)
         low, high = config.mix_shifts
         super().__init__({
-            "i": In(stream.Signature(weight_layout(online))),
-            "codes": In(data.ArrayLayout(signed(config.code_width), config.head_dim)),
-            "next_valid": In(1),
-            "next": In(token_layout(online)),
+            "i": In(stream.Signature(pair_layout(config))),
+            "head_i": In(stream.Signature(head_layout(online))),
             "scale_i": In(stream.Signature(made)),
             "o_valid": Out(1),
             "o": Out(row_layout(config)),
@@ -716,39 +750,31 @@ class _Mixer(wiring.Component):
         to = Signal.like(context)
         to_any, to_first = Signal(reset_less=True), Signal(reset_less=True)
         lowers = Signal()  # with the term that it comes before
-        same, context_next = (
-            Signal(),
-            Signal.like(context),
-        )  # the pair's context is that of the sums
 
+        head, token = self.head_i, self.i.p.token
         fits, here, lower = Signal(), Signal(), Signal()
-        fits_next, known, first = Signal(), Signal(), Signal()
-        enable, oldest = Signal(), Signal.like(pair.context)
-        accept, begin = Signal(), Signal()
+        enable, accept, begin = Signal(), Signal(), Signal()
         m.d.comb += [
-            fits.eq(held & same & (~pair.first | clean)),
+            fits.eq(held & (context == head.p.context) & (~head.p.first | clean)),
             here.eq(
                 Mux(
                     turning,
                     ends & to_any,  # the turn was made for this pair
-                    ~closing & fits,
+                    ~closing & fits & head.valid,
                 )
             ),
             accept.eq(valid & here & ~more),
             lower.eq(valid & here & some),
             enable.eq(~valid | accept),
             self.i.ready.eq(enable),
-            known.eq(valid | self.next_valid),
-            oldest.eq(Mux(valid, pair.context, self.next.context)),
-            first.eq(Mux(valid, pair.first, self.next.first)),
-            fits_next.eq(held & (context == self.next.context) & (~self.next.first | clean)),
+            head.ready.eq(accept),
             self.scale_i.ready.eq(~turning & closing & self.room),
             self.drain.eq(self.scale_i.valid & self.scale_i.ready),
             begin.eq(
                 Mux(
                     closing,
                     self.drain,
-                    ~turning & Mux(valid, ~fits, self.next_valid & ~fits_next),
+                    ~turning & head.valid & ~fits,
                 )
             ),
         ]
@@ -760,9 +786,9 @@ class _Mixer(wiring.Component):
                 closing.eq(0),
                 step.eq(0),
                 ends.eq(config.rows == 1),
-                to.eq(oldest),
-                to_first.eq(first),
-                to_any.eq(known),
+                to.eq(head.p.context),
+                to_first.eq(head.p.first),
+                to_any.eq(head.valid),
             ]
         with m.If(self.drain):
             m.d.sync += [
@@ -786,16 +812,10 @@ class _Mixer(wiring.Component):
         with m.If(enable):
             m.d.sync += [
                 valid.eq(self.i.valid),
-                pair.eq(self.i.p),
-                some.eq(self.i.p.shift != 0),
-                more.eq(self.i.p.shift > 1),
+                pair.eq(token),
+                some.eq(token.shift != 0),
+                more.eq(token.shift > 1),
             ]
-
-        # The pair comes and goes by what it is: compared beforehand, for either case.
-        m.d.comb += context_next.eq(Mux(ends, to, context))
-        m.d.sync += same.eq(
-            Mux(enable, self.i.p.context == context_next, pair.context == context_next)
-        )
 
         row = data.ArrayLayout(signed(config.sum_width), config.lanes)
         m.submodules.memory = memory = Memory(shape=row, depth=config.heads << len(step), init=[])
@@ -807,7 +827,7 @@ class _Mixer(wiring.Component):
             write.addr.eq(Cat(step, context)),
             write.data.eq(bottom),
             write.en.eq(turning & held & ~draining),
-            read.addr.eq(Mux(turning, Cat(after, to), Cat(Const(0, len(step)), oldest))),
+            read.addr.eq(Mux(turning, Cat(after, to), Cat(Const(0, len(step)), head.p.context))),
             self.o_valid.eq(turning & draining),
             self.o.x.eq(bottom),
             self.o.first.eq(step == 0),
@@ -817,9 +837,11 @@ class _Mixer(wiring.Component):
         for lane in range(config.lanes):
             m.d.comb += top[lane].eq(Mux(to_first, 0, read.data[lane]))
         rest = Const(0, config.code_width - config.weight_bits)
-        weight = Cat(self.i.p.weight, rest).as_signed()
+        weight = Cat(token.weight, rest).as_signed()
         for index in range(config.head_dim):
-            y = product(m, platform, f"product_{index}", config, enable, self.codes[index], weight)
+            y = product(
+                m, platform, f"product_{index}", config, enable, self.i.p.codes[index], weight
+            )
             term = Signal(signed(len(y)), name=f"term_{index}", reset_less=True)
             m.d.sync += term.eq(Mux(accept, y, 0))
             total = Signal(signed(config.sum_width), name=f"sum_{index}", reset_less=True)

@@ -253,7 +253,6 @@ class Weights(wiring.Component):
     -------
     i, log_i, o : streams; ``log_i`` has no transfer for a token with ``skip``.
     enables : which stages move; data beside the tokens moves along.
-    next_valid, next_token : the oldest token that has not left ``o``, even if it is still at ``i``.
     """
 
     STAGES = 3
@@ -262,8 +261,6 @@ class Weights(wiring.Component):
     log_i: stream.Interface
     o: stream.Interface
     enables: Signal
-    next_valid: Signal
-    next_token: data.View
 
     def __init__(self, config: OnlineConfig):
         self.config = config
@@ -272,8 +269,6 @@ class Weights(wiring.Component):
             "log_i": In(stream.Signature(unsigned(config.log_width))),
             "o": Out(stream.Signature(weight_layout(config))),
             "enables": Out(self.STAGES),
-            "next_valid": Out(1),
-            "next_token": Out(token_layout(config)),
         })
 
     def elaborate(self, platform):
@@ -335,12 +330,4 @@ class Weights(wiring.Component):
                 weight.octave.eq(moved.octave),
                 *(weight[name].eq(moved[name]) for name in names),
             ]
-
-        waiting = ((offered, weight), (valid_moved, moved), (valid, given), (None, self.i.p))
-        m.d.comb += self.next_valid.eq(offered | valid_moved | valid | self.i.valid)
-        for name in names:
-            value = self.i.p[name]
-            for held, token in reversed(waiting[:-1]):
-                value = Mux(held, token[name], value)
-            m.d.comb += self.next_token[name].eq(value)
         return m

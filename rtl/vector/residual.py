@@ -103,12 +103,14 @@ class Residual(wiring.Component):
         # A row is read with the first register and written with the third.
         moves = [Signal(name=f"x_moves_{n}") for n in range(config.latency - 1)]
         clashes = Signal()
+
+        def moving(row):
+            return (moves[0] & (steps[0].row == row)) | (moves[1] & (steps[1].row == row))
+
         m.d.comb += [
             at.eq(Mux(given.first, 0, count)),
             ends.eq(given.last | (at == config.rows - 1)),
-            clashes.eq(
-                (moves[0] & (steps[0].row == at)) | (moves[1] & (steps[1].row == at)),
-            ),
+            clashes.eq(Mux(given.first, moving(0), moving(count))),  # ``first`` comes late
             self.i.ready.eq(pipeline.enable & ~clashes),
             take.eq(self.i.valid & self.i.ready),
             pipeline.i_valid.eq(take),

@@ -265,13 +265,14 @@ def cycles(config: AttentionConfig, inputs: Streams) -> int:
         issued.append(begin)
         seen = begin + config.score_latency + 2  # as the oldest score that waits
         leave = max(seen, left[-1] + 1 if left else 0)
-        if index >= 4:
-            leave = max(leave, taken[index - 4])
+        if index >= 6:
+            leave = max(leave, taken[index - 6] + 1)
         left.append(leave)
 
         # The turn that the pair before asks for, then those that this one needs.
         at = taken[-1] + 1 if taken else 0
-        offered = max(leave + 4, at)
+        offered = max(leave + 5, at)
+        seen += 1  # by the sums
         if ending:
             start = max(at, scale[-1])
             drained.append(start)

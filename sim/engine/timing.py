@@ -195,7 +195,7 @@ class _Token:
             met = max(loaded, first_old, met, first)
             mixed = max(met + unit.score_latency + 5, mixed) + unit.rows + old + rises
             met = max(met + max(old, 1), last)
-            mixed = max(mixed, last + unit.score_latency + 5)
+            mixed = max(mixed, last + unit.score_latency + 6)
         written = codes + 3
         key_at = [there + written for there in self._heads(keys, model.kv_heads)]
         value_at = [there + written for there in self._heads(values, model.kv_heads)]
@@ -205,7 +205,7 @@ class _Token:
             met = max(met + 1, key_at[slot])
             begins = max(met + unit.score_latency + 5, divided[head % 2])
             divided[head % 2] = begins + unit.closing_latency + TOTAL_ZEROS
-            mixed = max(mixed, value_at[slot] + 5 + QUEUE_LATENCY) + 1
+            mixed = max(mixed, value_at[slot] + 6 + QUEUE_LATENCY) + 1
             mixed = max(mixed, divided[head % 2]) + unit.rows
         return mixed + unit.result_latency + 1
 

@@ -15,7 +15,8 @@ def walk(
 ) -> tuple[Signal, Signal, Signal]:
     """Head under way, its slot, and whether an operation is over: the next head after ``ends``.
 
-    ``width``: bits of a head's number.  ``written`` counts the vectors of all operations before, modulo its width.
+    ``width``: bits of a head's number.  ``written`` counts the vectors of all operations before,
+    modulo its width.
     """
     head, slot, done = Signal(width, name="head"), Signal(len(op.slot), name="slot"), Signal()
     # How many heads there were with this one, of the operation and of the slot.

@@ -401,13 +401,10 @@ class Engine(wiring.Component):
         rows = self._rows(m, gate, attention, residual)
         join(rows["gate"], feed.gate_i)
         join(rows["attention"], feed.attention_i)
-        m.d.comb += [
-            feed.residual_i.valid.eq(residual.o.valid),
-            residual.o.ready.eq(feed.residual_i.ready),
-            feed.residual_i.p.x.eq(residual.o.p.x),
-            feed.residual_i.p.first.eq(residual.o.p.first),
-            feed.residual_i.p.last.eq(residual.o.p.last),
-        ]
+        # Whether the norm takes a row need not reach back to what is added.
+        m.submodules.added = added = Queue(residual.o.p.shape(), 2)
+        join(residual.o, added.i)
+        join(added.o, feed.residual_i)
         linear_done = rescale.o.valid & rescale.o.ready & rescale.o.p.last
         norm_done = (norm.o.valid & norm.o.ready & norm.o.p.last) | feed.discarded
         units = Cat(norm_done, linear_done, attend.done)

@@ -122,7 +122,9 @@ class _Token:
             self._linear(model.vocab)
             self._wait(self._element() + 3, "choice of the token")
         else:
-            self._wait(self._element() + WIDEN_LATENCY + config.residual.latency + 3, "end")
+            self._wait(
+                self._element() + WIDEN_LATENCY + config.residual.latency + QUEUE_LATENCY + 3, "end"
+            )
         return self.result
 
     def _words(self, width: int) -> int:
@@ -141,8 +143,8 @@ class _Token:
         config, lanes = self.config, self.config.norm_lanes
         between = product.sum(2 * lanes - 1) - product.sum(lanes - 1)
         gains = self.model.dim // lanes
-        stall = max(gains + config.residual.latency - between, 0)
-        return self._element() + WIDEN_LATENCY + config.residual.latency + stall
+        stall = max(gains + config.residual.latency + QUEUE_LATENCY - between, 0)
+        return self._element() + WIDEN_LATENCY + config.residual.latency + QUEUE_LATENCY + stall
 
     def _wait(self, until: int, name: str) -> None:
         waits = self.result.waits

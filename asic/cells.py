@@ -4,7 +4,8 @@
 import re
 from pathlib import Path
 
-from ..gen import cache, tools
+from ..gen import tools
+from ..rtl import cache
 
 SCRIPT = """\
 read_liberty -ignore_miss_func -ignore_miss_dir -ignore_miss_data_latch -ignore_buses cells.lib

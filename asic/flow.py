@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..gen import cache, tools
+from ..gen import tools
+from ..rtl import cache
 from ..rtl.errors import AtriplexError, Missing, ToolFailed
 from . import cells, memories, timing
 from .liberty import BUFFER, INVERTER, text_of

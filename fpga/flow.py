@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..gen import cache, tools
+from ..gen import tools
 from ..gen.verilog import Design
+from ..rtl import cache
 from ..rtl.errors import AtriplexError, Missing, ToolFailed
 from . import ecp5, shell
 from .boards import Board, boards

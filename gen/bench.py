@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..rtl.errors import AtriplexError
-from . import blocks, cache
+from . import blocks
 from .arrays import sharing
 from .describe import markdown
 from .selection import selection
@@ -109,7 +109,7 @@ def correctness(chosen: Chosen) -> Iterator[Row]:
     for block, preset in chosen:
         say(f"  {block.name} {preset}")
         design = emit(block, block.config.preset(preset))
-        outcome = simulate(design, cache=cache.root() / "sim", transfers=10_000)
+        outcome = simulate(design, transfers=10_000)
         modes = {mode["mode"]: mode for mode in outcome.modes}
         yield {
             "block": block.name,
@@ -134,9 +134,7 @@ def utilisation() -> Iterator[Row]:
     for preset in ("default", "vitallm"):
         config = block.config.preset(preset)
         inputs = golden.product(config, acts, trits)
-        outcome = simulate(
-            emit(block, config), cache=cache.root() / "sim", inputs=inputs, modes=["free"]
-        )
+        outcome = simulate(emit(block, config), inputs=inputs, modes=["free"])
         busy = len(inputs["weights_i"]["last"])
         yield {
             "preset": preset,
@@ -188,9 +186,7 @@ def asic(chosen: Chosen) -> Iterator[Row]:
             design = emit(block, config)
 
             def gate_sim(files: Any, design: Any = design) -> bool:
-                outcome = simulate(
-                    design, cache=cache.root() / "sim", sources=files, transfers=1000
-                )
+                outcome = simulate(design, sources=files, transfers=1000)
                 return outcome.passed
 
             report = build(
@@ -275,7 +271,7 @@ def models() -> Iterator[Row]:
         seconds = _fastest(golden.golden, 3, config, inputs)
         design = emit(block, config)
         started = time.monotonic()
-        simulate(design, cache=cache.root() / "sim", inputs=inputs, modes=["free"])
+        simulate(design, inputs=inputs, modes=["free"])
         taken = time.monotonic() - started
         yield {"block": block.name, "RTL time / golden model time": f"{taken / seconds:,.0f}"}
 

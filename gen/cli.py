@@ -142,7 +142,7 @@ def gen(
     json: Json = False,
 ) -> None:
     """Verilog, manifest and FuseSoC core of a block, into out/BLOCK unless -o says otherwise."""
-    from . import cache
+    from ..rtl import cache
 
     found, choice = _choose(block, preset, settings, config)
     design = _emit(found, choice)
@@ -180,7 +180,7 @@ def sim(
 ) -> None:
     """Simulate the Verilog against the golden model, bit by bit and cycle by cycle."""
     from ..sim import run
-    from . import cache, reports
+    from . import reports
 
     kinds = modes.split(",")
     for mode in kinds:
@@ -195,7 +195,6 @@ def sim(
         sources = reports.netlist(design, netlist, stage) if netlist else None
         outcome = run.simulate(
             design,
-            cache=cache.root() / "sim",
             seed=seed,
             transfers=transfers,
             modes=kinds,
@@ -334,7 +333,7 @@ def asic(
     from ..asic import flow
     from ..asic.library import library as find_library
     from ..sim.run import simulate
-    from . import cache, reports
+    from . import reports
 
     wanted = find_library(library)
     found, choice = _choose(block, preset, settings, config)
@@ -345,7 +344,6 @@ def asic(
         def passes(sources: list[Path]) -> bool:
             outcome = simulate(
                 design,
-                cache=cache.root() / "sim",
                 seed=seed,
                 transfers=transfers,
                 sources=sources,

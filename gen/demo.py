@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..rtl.errors import AtriplexError
-from . import blocks, cache
+from . import blocks
 from .verilog import emit
 
 PROMPT = "Once upon a time there was a king"
@@ -73,9 +73,7 @@ def demo(prompt: str, out: Path) -> int:
         raise AtriplexError("the golden model of the block disagrees with the model's own sums")
 
     stage(f"{BLOCK} in Verilator")
-    outcome = simulate(
-        design, cache=cache.root() / "sim", inputs=inputs, modes=["free"], progress=stage
-    )
+    outcome = simulate(design, inputs=inputs, modes=["free"], progress=stage)
     for complaint in outcome.complaints():
         print(complaint, file=sys.stderr)
 

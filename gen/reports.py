@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..rtl import cache
 from ..rtl.errors import AtriplexError, unknown
 from ..sim.run import Outcome
 from .verilog import Design
@@ -77,11 +78,10 @@ def draw(
 ) -> tuple[Path, Path]:
     """The run's waves, decoded, into ``folder``; the raw ones go."""
     from ..sim import waves
-    from .cache import write_whole
 
     raw = outcome.folder / "dump.vcd"
     try:
-        with write_whole(folder) as new:
+        with cache.write_whole(folder) as new:
             files = waves.write(raw, new, design.top, design.streams, scope=scope, window=cycles)
     finally:
         raw.unlink(missing_ok=True)
@@ -94,7 +94,6 @@ def netlist(design: Design, what: str, progress: Progress) -> list[Path]:
     from ..asic.library import libraries, library
     from ..fpga import families
     from ..fpga import flow as fpga
-    from . import cache
 
     known = [*families.FAMILIES, *libraries()]
     if what not in known and not re.search(r"[/,]|\.lib\b", what):

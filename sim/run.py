@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build a design for a simulator, run its bench, say what came out.
 
-Builds are kept under a hash of the sources, the options and the tool's version.  Every run has a
-folder of its own, so that runs can go side by side.
+Builds are kept by content.  Every run has a folder of its own, so that runs can go side by side.
 """
 
 import contextlib
 import functools
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -21,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..rtl import cache
 from ..rtl.errors import AtriplexError, Missing, ToolFailed, unknown
 from .types import Streams
 
@@ -131,7 +130,6 @@ def _short(row: Any, most: int = 8) -> str:
 def simulate(
     design: Emitted,
     *,
-    cache: Path,
     seed: int = 1,
     transfers: int = 10_000,
     modes: Sequence[str] = MODES,
@@ -147,7 +145,7 @@ def simulate(
     ``inputs`` replaces the block's stimulus, and then ``transfers`` does not count.  ``sources``
     replaces the emitted Verilog by other files with the same top module and ports, as
     for a netlist.  The run's folder (plan, log, result) is
-    ``cache/runs/...``; with ``waves`` it holds all signals in ``dump.vcd`` too.
+    ``runs/...`` in the cache; with ``waves`` it holds all signals in ``dump.vcd`` too.
 
     Raises :class:`ToolFailed` if the build or the simulator breaks down; wrong results are no
     error but an :class:`Outcome` that did not pass.
@@ -155,13 +153,14 @@ def simulate(
     if simulator not in SIMULATORS:
         raise AtriplexError(unknown("simulator", simulator, SIMULATORS))
     _runner(simulator)  # says what is missing before anything is built
-    build = _build(design, cache, simulator, sources, waves, progress)
+    build = _build(design, simulator, sources, waves, progress)
     golden = design.module.replace(".rtl.", ".sim.")
     modules = [f"{__package__}.bench"]
     if importlib.util.find_spec(f"{golden}_tb"):
         modules.append(f"{golden}_tb")
-    (cache / "runs").mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{design.top}-", dir=cache / "runs"))
+    runs = cache.root() / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{design.top}-", dir=runs))
     plan = {
         "module": design.module,
         "golden": golden,
@@ -214,7 +213,6 @@ def _saved(inputs: Streams, path: Path) -> str:
 
 def _build(
     design: Emitted,
-    cache: Path,
     simulator: str,
     sources: Sequence[Path] | None,
     waves: bool,
@@ -222,35 +220,22 @@ def _build(
 ) -> Path:
     """The folder of the built simulation, from the cache where it is there."""
     texts = [source.read_bytes() for source in sources] if sources else [design.text.encode()]
-    key = hashlib.sha256(b"\0".join([*texts, design.top.encode(), version(simulator).encode()]))
     cocotb = importlib.util.find_spec("cocotb")
-    origin = cocotb.origin if cocotb else None  # builds point at cocotb's libraries
-    key.update(
-        f"{waves} {_ARGS[simulator]} {importlib.metadata.version('cocotb')} {origin}".encode()
-    )
-    final = cache / "builds" / f"{design.top}-{simulator}-{key.hexdigest()[:16]}"
-    if final.exists():
-        return final
-    progress(f"build for {simulator}")
-    final.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{design.top}-", dir=final.parent))
-    try:
+    key = [
+        *(design.top, simulator, version(simulator), str(waves), *_ARGS[simulator], *texts),
+        # builds point at cocotb's libraries
+        *(importlib.metadata.version("cocotb"), str(cocotb.origin if cocotb else None)),
+    ]
+    log = cache.log("sim", key, "build")
+
+    def fill(work: Path) -> None:
+        progress(f"build for {simulator}")
         files: list[Any] = [work / f"{index}_{design.top}.v" for index in range(len(texts))]
         for file, text in zip(files, texts, strict=True):
             file.write_bytes(text)
         if simulator == "verilator":
             files.append(_public_ports(design, work / "ports.vlt"))
-        runtime = (
-            cache
-            / "runtime"
-            / hashlib.sha256(
-                f"{version(simulator)} {_ARGS[simulator]} {waves}".encode()
-            ).hexdigest()[:16]
-        )
-        for ready in runtime.glob("verilated*.o"):
-            shutil.copyfile(ready, work / ready.name)
-            os.utime(work / ready.name, (_FAR, _FAR))  # newer than what make thinks it depends on
-        log = work / "build.log"
+            bring_runtime(work, waves=waves)
         with _guarded(f"{simulator} could not build {design.top}", log):
             _runner(simulator).build(
                 sources=files,
@@ -262,34 +247,47 @@ def _build(
                 always=True,
                 log_file=log,
             )
-        _keep_runtime(work, runtime)
-        with contextlib.suppress(OSError):  # another run was faster
-            work.rename(final)
-    except ToolFailed as error:
-        kept = cache / "failed" / f"{final.name}.log"
-        kept.parent.mkdir(exist_ok=True)
-        shutil.copy(work / "build.log", kept)
-        raise ToolFailed(_last_error(kept), kept) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return final
+        for path in work.iterdir():
+            if path.suffix in (".a", ".cpp", ".d", ".gch", ".h", ".o"):
+                path.unlink()
+
+    return cache.folder("sim", key, fill)
 
 
-def _keep_runtime(build: Path, runtime: Path) -> None:
-    """Verilator's runtime library is the same for every design, and most of a small build."""
-    if runtime.exists() or not list(build.glob("verilated*.o")):
-        return
-    runtime.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=runtime.parent))
-    for ready in build.glob("verilated*.o"):
+def bring_runtime(work: Path, names: Sequence[str] | None = None, *, waves: bool = False) -> None:
+    """Put Verilator's runtime, compiled once, where a build in ``work`` looks for it.
+
+    It is the same for every design, and most of a small build.  Of its objects come those of
+    ``names``, or all.
+    """
+    flags = ["--vpi", *(["--trace"] if waves else []), "-CFLAGS", "-fPIC"]
+    key = [version("verilator"), *flags]
+    log = cache.log("runtime", key, "build")
+
+    def fill(folder: Path) -> None:
+        (folder / "none.v").write_text("module none(input clk);\nendmodule\n")
+        verilate = ["verilator", "--cc", *flags, "--Mdir", ".", "none.v"]
+        make = ["make", "-f", "Vnone.mk", f"VM_TRACE={int(waves)}", "libverilated.a"]
+        for command in (verilate, make):
+            with log.open("a") as out, _guarded("Verilator's runtime could not be built", log):
+                subprocess.run(command, cwd=folder, stdout=out, stderr=out, check=True)
+        for path in folder.iterdir():
+            if path.suffix != ".o":
+                path.unlink()
+
+    runtime = cache.folder("runtime", key, fill)
+    for ready in [runtime / name for name in names] if names else runtime.iterdir():
         shutil.copyfile(ready, work / ready.name)
-    with contextlib.suppress(OSError):  # another build was faster
-        work.rename(runtime)
+        os.utime(work / ready.name, (_FAR, _FAR))  # newer than what make thinks it depends on
 
 
 _FAR = 4_000_000_000
 _ARGS = {
-    "verilator": ["-Wno-fatal", "-Wno-lint", "-Wno-style", "--no-public-flat-rw", "-O3"],
+    "verilator": [
+        *("-Wno-fatal", "-Wno-lint", "-Wno-style", "--no-public-flat-rw", "-O3"),
+        # The bench takes most of a run, and the compiler would take longer than it saves.
+        *("--output-split", "0", "-CFLAGS", "-O0"),
+    ],
     "icarus": ["-g2012"],
 }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from atriplex.asic import flow, liberty, timing
 from atriplex.asic import library as lib
-from atriplex.gen import blocks, cache, tools
+from atriplex.gen import blocks, tools
 from atriplex.gen.verilog import Design, emit
 from atriplex.rtl.errors import AtriplexError, Missing, ToolFailed
 from atriplex.sim.run import simulate
@@ -528,8 +528,7 @@ def gate_run(
     kind = "icarus" if shutil.which("iverilog") else "verilator"
 
     def passes(sources: list[Path]) -> bool:
-        where = cache.root() / "sim"
-        outcome = simulate(whole, cache=where, transfers=transfers, simulator=kind, sources=sources)
+        outcome = simulate(whole, transfers=transfers, simulator=kind, sources=sources)
         return outcome.passed
 
     return flow.build(whole, library, out, gate_sim=passes)

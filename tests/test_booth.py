@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from amaranth.hdl import ClockDomain, Module
 from amaranth.sim import Simulator
-from atriplex.gen import arrays, blocks, cache
+from atriplex.gen import arrays, blocks
 from atriplex.gen.verilog import emit
 from atriplex.rtl.mac._booth import STRUCTURES, BoothProduct, BoothProductConfig
 from atriplex.rtl.mac.boothflex import BoothflexConfig
@@ -107,7 +107,7 @@ def test_four_ternary_products_for_one_of_int8(preset: str) -> None:
         "integer": boothflex.integers(config, a, b),
         "ternary": boothflex.ternary(config, a, weights),
     }.items():
-        outcome = simulate(design, cache=cache.root() / "sim", inputs=inputs, modes=["free"])
+        outcome = simulate(design, inputs=inputs, modes=["free"])
         assert list(outcome.complaints()) == []
         assert outcome.cycles is not None
         taken[mode] = outcome.cycles - config.latency
@@ -124,7 +124,7 @@ def test_narrow_operands_take_fewer_cycles() -> None:
         b = rng.integers(-(1 << bits - 1), 1 << bits - 1, a.shape)
         inputs = boothflex.integers(config, a, b, passes=factor - 1)
         assert boothflex.golden(config, inputs)["o"]["sum"].tolist() == (a * b).sum(1).tolist()
-        outcome = simulate(design, cache=cache.root() / "sim", inputs=inputs, modes=["free"])
+        outcome = simulate(design, inputs=inputs, modes=["free"])
         assert list(outcome.complaints()) == []
         assert outcome.cycles == 2 * 64 * factor + config.latency
 

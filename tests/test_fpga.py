@@ -14,8 +14,9 @@ from amaranth.back import verilog as amaranth_verilog
 from atriplex.fpga import ecp5, flow, shell
 from atriplex.fpga.boards import board, boards
 from atriplex.fpga.families import FAMILIES, lone_carries
-from atriplex.gen import blocks, cache, tools, verilog
+from atriplex.gen import blocks, tools, verilog
 from atriplex.gen.verilog import Design, Port
+from atriplex.rtl import cache
 from atriplex.rtl._add_select import AddSelect, AddSelectConfig
 from atriplex.rtl.errors import AtriplexError, ToolFailed
 

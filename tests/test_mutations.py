@@ -7,7 +7,7 @@ import importlib
 
 import numpy as np
 import pytest
-from atriplex.gen import blocks, cache
+from atriplex.gen import blocks
 from atriplex.gen.verilog import Design, Port, emit
 from atriplex.rtl import interface
 from atriplex.rtl.config import Config
@@ -101,7 +101,6 @@ def test_every_fault_at_a_port_is_seen(name: str) -> None:
     modes = {fault: mode_of(number, fault) for number, fault in enumerate(faults(name), 1)}
     outcome = simulate(
         breakable(name),
-        cache=cache.root() / "sim",
         transfers=300,
         modes=["free@0", "stalled@0", *modes.values(), "free@0"],
     )
@@ -121,5 +120,5 @@ def test_what_is_loaded_once_takes_no_more_afterwards(name: str, stream: str) ->
     inputs[stream] = {
         field: np.append(values, values[:1]) for field, values in inputs[stream].items()
     }
-    outcome = simulate(design, cache=cache.root() / "sim", inputs=inputs)
+    outcome = simulate(design, inputs=inputs)
     assert [mode["untaken"] for mode in outcome.modes] == [1, 1]

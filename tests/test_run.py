@@ -2,7 +2,6 @@
 """Models of other programs on the engine: integers on the Booth core, SiLU, no sub-norms."""
 
 import dataclasses
-import functools
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from atriplex.gen.checkpoints.models import runnable, with_round_heads
-from atriplex.gen.engine import machine, story
+from atriplex.gen.engine import machine
 from atriplex.gen.engine.story import Story, Tally, Teller, config_for
 from atriplex.rtl.config import ConfigError
 from atriplex.rtl.engine._program import Mode
@@ -65,10 +64,9 @@ def random_model(bits: tuple[int, ...], seed: int = 0, **changes: Any) -> Model:
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    """One text of Verilog a configuration, and builds that take seconds."""
+    """Builds that take seconds, for texts that take less."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(story, "design_for", functools.cache(story.design_for))
-        patch.setattr(machine, "build", functools.partial(machine.build, flags=("-O0",)))
+        patch.setattr(machine, "OPTIMISED", "-O0")
         yield
 
 

@@ -35,14 +35,13 @@ class Run:
 
 
 @pytest.fixture(scope="module", params=SIMULATORS)
-def run(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Run:
+def run(request: pytest.FixtureRequest) -> Run:
     if request.param == "icarus" and not shutil.which("iverilog"):
         pytest.skip("iverilog is not installed")
     block = blocks.find("ternary_dot")
     design = verilog.emit(block, block.config.preset("tiny"))
     outcome = simulate(
         design,
-        cache=pytestconfig.cache.mkdir("sim"),
         seed=SEED,
         transfers=TRANSFERS,
         simulator=request.param,

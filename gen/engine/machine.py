@@ -18,11 +18,11 @@ import numpy as np
 from amaranth.lib import data
 from numpy.typing import NDArray
 
+from ...rtl import cache
 from ...rtl.engine.engine import STATUS, EngineConfig, taps_layout
 from ...rtl.errors import AtriplexError, ToolFailed
 from ...sim import run as simulator
 from ...sim.engine.image import Image, packed_words
-from .. import cache
 from ..verilog import Design
 
 HARNESS = Path(__file__).with_name("harness.cpp")
@@ -32,6 +32,10 @@ FIELDS = ("at", "kind", "when", "waits", "unit", "flag", "fresh", "slot", "rows"
 FIELDS += ("address", "value")
 FLAGS = ("linear", "starved", "attention", "leads")
 WAITS = ("program", "weights", "gains", "embedding", "choice", "taker")
+OPTIMISED = "-O1"
+"""More makes builds twice as long, and simulations no faster."""
+GROUPS = 2
+"""Files that the compiler is given side by side, each of them as long to read as the first."""
 VALIDS = ("input", "codes", "scale", "element", "head", "peak")
 
 
@@ -58,12 +62,11 @@ def build(
     design: Design,
     config: EngineConfig,
     sources: Sequence[str] = (),
-    flags: Sequence[str] = ("-O3", "-march=native"),
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Path:
     """The shared library of ``design``; ``sources`` (texts) replace its Verilog."""
     texts = list(sources) or [design.text]
-    return library(design.top, texts, HARNESS, _ports(config), flags=flags, progress=progress)
+    return library(design.top, texts, HARNESS, _ports(config), progress=progress)
 
 
 def library(
@@ -72,14 +75,13 @@ def library(
     harness: Path,
     ports: str,
     *,
-    flags: Sequence[str] = ("-O3", "-march=native"),
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Path:
     """Verilator's model of module ``top`` and a harness, as a shared library, from the cache.
 
     ``harness`` includes ``ports``, which is written as ``engine_ports.h``.
     """
-    key = [*texts, ports, harness.read_text(), simulator.version("verilator"), *flags]
+    key = [*texts, ports, harness.read_text(), simulator.version("verilator"), *OPTIMISED]
 
     def fill(work: Path) -> None:
         progress("build of the simulation")
@@ -91,16 +93,19 @@ def library(
             *("-Wno-fatal", "-Wno-lint", "-Wno-style", "--no-timing", "--noassert"),
             *("--x-assign", "fast", "--x-initial", "fast", "--top-module", top),
             *("--Mdir", "made", "-CFLAGS", "-fPIC"),
+            *("--output-groups", str(GROUPS)),
             # What runs once is not worth the compiler's time.
-            *("-MAKEFLAGS", f"OPT_FAST='{' '.join(flags)}' OPT_SLOW=-O0"),
+            *("-MAKEFLAGS", f"OPT_FAST={OPTIMISED} OPT_SLOW=-O0"),
             *(f"source_{index}.v" for index in range(len(texts))),
         ]
         log = cache.log("engine", key, "build")
+        (work / "made").mkdir()
+        simulator.bring_runtime(work / "made", ("verilated.o", "verilated_threads.o"))
         _run(command, work, log)
         root = Path(os.environ.get("VERILATOR_ROOT", "/usr/share/verilator"))
         objects = [str(path.relative_to(work)) for path in sorted((work / "made").glob("*.o"))]
         compile_ = [
-            *("g++", "-shared", "-fPIC", *flags, "-std=c++17", "-Imade", "-I."),
+            *("g++", "-shared", "-fPIC", OPTIMISED, "-std=c++17", "-Imade", "-I."),
             *(f"-I{root / 'include'}", f"-I{root / 'include' / 'vltstd'}"),
             *(str(harness), *objects),
             *("-pthread", "-o", "engine.so"),

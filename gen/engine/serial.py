@@ -68,7 +68,6 @@ def build(
         list(sources) or [design.text],
         HARNESS,
         f"{header}#define DIVISOR {divisor}\n",
-        flags=("-O1",),
         progress=progress,
     )
 

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from ..rtl.errors import AtriplexError
+from .errors import AtriplexError
 
 MARK = ".atriplex"  # an empty file in every folder that write_whole has made
 

@@ -6,10 +6,12 @@ clock ``clk`` and a synchronous, active-high reset ``rst``.
 """
 
 import contextlib
+import dataclasses
 import gc
 import hashlib
 import importlib.metadata
 import json
+import platform
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +24,7 @@ from amaranth.hdl import Elaboratable, Module, Signal, Value
 from amaranth.hdl._ir import PortDirection
 from amaranth.lib.wiring import In, Out
 
-from ..rtl import interface
+from ..rtl import cache, interface
 from ..rtl._once import Modules
 from ..rtl.config import Config
 from .blocks import Block
@@ -118,21 +120,87 @@ class Design:
 
     def write(self, out: Path) -> list[Path]:
         """Verilog, manifest and core into ``out``, which appears whole or not at all."""
-        from .cache import write_whole
-
         files = {
             **self.files,
             f"{self.top}.json": json.dumps(self.manifest(), indent=2) + "\n",
             f"{self.top}.core": self.core(),
         }
-        with write_whole(out) as folder:
+        with cache.write_whole(out) as folder:
             for name, text in files.items():
                 (folder / name).write_text(text)
         return [out / name for name in files]
 
 
-def emit(block: Block, config: Config) -> Design:
-    """The Verilog of one block with one config."""
+def emit(block: Block, config: Config, *, fresh: bool = False) -> Design:
+    """The Verilog of one block with one config, from the cache where it is there.
+
+    ``fresh`` elaborates it whatever the cache has, and keeps nothing.
+    """
+    if fresh or not block.module.startswith(f"{_RTL}."):
+        return _elaborated(block, config)
+    yosys = find_yosys(_new_enough)
+    key = [_SOURCES, platform.python_version(), importlib.metadata.version("amaranth")]
+    key += [yosys.__name__, str(yosys.version()), importlib.metadata.version("atriplex")]
+    key += [block.module, block.name, repr(sorted(config.values().items()))]
+
+    def fill(folder: Path) -> None:
+        design = _elaborated(block, config)
+        if _sources() != _SOURCES:
+            raise _Edited(design)
+        (folder / "text.v").write_text(design.text)
+        parts = {
+            "ports": [dataclasses.asdict(port) for port in design.ports],
+            "streams": [dataclasses.asdict(stream) for stream in design.streams],
+            "records": dict(design.records),
+        }
+        (folder / "parts.json").write_text(json.dumps(parts))
+
+    try:
+        folder = cache.folder("designs", key, fill)
+    except _Edited as edited:
+        return edited.design
+    except OSError:  # a cache that cannot be written
+        return _elaborated(block, config)
+    parts = json.loads((folder / "parts.json").read_text())
+    return Design(
+        block.name,
+        block.module,
+        config.values(),
+        block.name,
+        (folder / "text.v").read_text(),
+        tuple(Port(**port) for port in parts["ports"]),
+        tuple(_stream(stream) for stream in parts["streams"]),
+        records=parts["records"],
+    )
+
+
+class _Edited(Exception):
+    """Sources changed after this process read them, so that no key names what they made."""
+
+    def __init__(self, design: Design):
+        self.design = design
+
+
+_RTL = interface.__name__.rpartition(".")[0]
+
+
+def _sources() -> str:
+    """A digest of all that decides what a block's Verilog is."""
+    root = Path(interface.__file__).parent
+    paths = sorted(root.rglob("*.py"))
+    names = [str(path.relative_to(root)) for path in paths]
+    return cache.digest([*names, *(path.read_bytes() for path in [*paths, Path(__file__)])])
+
+
+_SOURCES = _sources()
+
+
+def _stream(parts: dict[str, Any]) -> interface.Stream:
+    fields = (interface.Field(**{**one, "dims": tuple(one["dims"])}) for one in parts["fields"])
+    return interface.Stream(parts["name"], parts["direction"], tuple(fields))
+
+
+def _elaborated(block: Block, config: Config) -> Design:
     component = block.component(config)
     text, ports = convert(component, block.name)
     return Design(
@@ -243,9 +311,13 @@ def _plain_names(text: str) -> str:
     )
 
 
+def _new_enough(version: tuple[int, ...]) -> bool:
+    return version >= (0, 40)
+
+
 def _verilog(text: str) -> str:
     """Verilog of RTLIL ``text``, without unused wires, attributes and the banner of the tool."""
-    yosys = find_yosys(lambda version: version >= (0, 40))
+    yosys = find_yosys(_new_enough)
     text = yosys.run(
         ["-q", "-"],
         f"read_rtlil <<rtlil\n{text}\nrtlil\n"

@@ -4,18 +4,24 @@
 import dataclasses
 import functools
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from atriplex.gen import blocks, cache
+from atriplex.gen import blocks
 from atriplex.gen.verilog import emit
 from atriplex.rtl import interface
 from atriplex.sim.run import simulate
 
 ROOT = Path(__file__).parents[1]
-QUICK = ("default", "tiny")
-"""Presets that ``make test`` simulates; ``make test-all`` does all of them."""
+QUICK = {"tiny": 4000, "default": 1000}
+"""Transfers of the presets that ``make test`` simulates; ``make test-all`` does all of them."""
+WHOLE = 10_000
+"""Transfers that every preset must take."""
+FEW = {"engine": 1000}
+"""Transfers of blocks that take thousands of cycles for each; tests/test_engine.py has texts."""
 SLOW = {("engine", "default")}
 CASES = [(name, preset) for name in blocks.names() for preset in blocks.find(name).presets]
 FAMILY = {name: block.family for name, block in blocks.found().items()}
@@ -33,16 +39,21 @@ def golden_of(name: str):
     return importlib.import_module(blocks.find(name).module.replace(".rtl.", ".sim."))
 
 
-@pytest.mark.parametrize(
-    ("name", "preset"),
-    [
-        pytest.param(*case, marks=[pytest.mark.long] * (case in SLOW or case[1] not in QUICK))
-        for case in CASES
-    ],
-)
-def test_rtl_agrees_with_golden_and_cycle_model(name: str, preset: str) -> None:
-    transfers = 1000 if name == "engine" else 4000  # tests/test_engine.py has whole texts
-    outcome = simulate(design_of(name, preset), cache=cache.root() / "sim", transfers=transfers)
+def runs() -> Iterator[Any]:
+    """Block, preset and transfers of every run, and which of them are long."""
+    for name, preset in CASES:
+        counts = {FEW.get(name, WHOLE)}
+        if preset in QUICK and (name, preset) not in SLOW:
+            counts.add(quick := FEW.get(name, QUICK[preset]))
+        else:
+            quick = None
+        for count in sorted(counts):
+            yield pytest.param(name, preset, count, marks=[pytest.mark.long] * (count != quick))
+
+
+@pytest.mark.parametrize(("name", "preset", "transfers"), list(runs()))
+def test_rtl_agrees_with_golden_and_cycle_model(name: str, preset: str, transfers: int) -> None:
+    outcome = simulate(design_of(name, preset), transfers=transfers)
     assert list(outcome.complaints()) == []
     assert all(mode["transfers"] > 0 and mode["outputs"] > 0 for mode in outcome.modes)
 
@@ -53,9 +64,7 @@ def test_rtl_agrees_with_golden_model_in_icarus(name: str) -> None:
     preset = (
         "tiny" if "tiny" in blocks.find(name).presets else next(iter(blocks.find(name).presets))
     )
-    outcome = simulate(
-        design_of(name, preset), cache=cache.root() / "sim", transfers=1000, simulator="icarus"
-    )
+    outcome = simulate(design_of(name, preset), transfers=1000, simulator="icarus")
     assert list(outcome.complaints()) == []
 
 
@@ -80,14 +89,12 @@ def test_stimulus_has_enough_transfers_and_fits_the_ports(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", blocks.names())
-def test_one_config_gives_one_text_without_paths(name: str) -> None:
-    block = blocks.find(name)
-    preset = "tiny" if "tiny" in block.presets else next(iter(block.presets))
-    first, second = design_of(name, preset), emit(block, block.config.preset(preset))
-    assert first.text == second.text
-    assert str(ROOT) not in first.text
-    for parameter, value in first.config.items():
-        assert f"//   {parameter} = {value}\n" in first.text
+def test_a_text_names_its_parameters_and_no_paths(name: str) -> None:
+    for preset in blocks.find(name).presets:
+        design = design_of(name, preset)
+        assert str(ROOT) not in design.text
+        for parameter, value in design.config.items():
+            assert f"//   {parameter} = {value}\n" in design.text
 
 
 @pytest.mark.parametrize("name", blocks.names())

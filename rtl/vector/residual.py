@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from amaranth.hdl import Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -20,21 +20,25 @@ class ResidualConfig(Config):
     lanes: int = param(8, "elements per transfer", ge=1, le=256)
     max_len: int = param(192, "elements held", ge=1, le=65536)
     x_width: int = param(18, "bits of a signed element", ge=2, le=32)
+    vectors: int = param(1, "vectors held, a power of two", ge=1, le=256)
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
         "tiny": {"lanes": 2, "max_len": 10, "x_width": 5},
         "bitnet_2b": {"lanes": 16, "max_len": 2560},
+        "four": {"lanes": 2, "max_len": 10, "x_width": 5, "vectors": 4},
     }
     papers: ClassVar[tuple[str, ...]] = ("BitNet b1.58, arXiv 2402.17764",)
 
     def faults(self) -> Iterator[str]:
         if self.max_len % self.lanes:
             yield f"max_len must be a multiple of lanes = {self.lanes}, not {self.max_len}"
+        if self.vectors & (self.vectors - 1):
+            yield f"vectors must be a power of two, not {self.vectors}"
 
     @property
     def rows(self) -> int:
-        """Rows held."""
+        """Rows of a vector."""
         return self.max_len // self.lanes
 
     @property
@@ -44,7 +48,9 @@ class ResidualConfig(Config):
 
 
 class Residual(wiring.Component):
-    """Holds one vector; rows that come in replace its rows or are added to them.
+    """Holds vectors; rows that come in replace their rows or are added to them.
+
+    There is one vector, or ``vectors`` of them, of which each row that comes names its own.
 
     A row with ``set`` replaces what is held, any other is added to it, lane by lane.  The new row
     is saturated to ``+-(2**(x_width - 1) - 1)`` and offered.
@@ -61,6 +67,7 @@ class Residual(wiring.Component):
     -------
     i : :py:`In(stream.Signature(StructLayout))`
         ``x``: signed, ``lanes`` of them.  ``set``: replace instead of add.  ``first``, ``last``.
+        ``vector``, where there are several: which one.
     o : :py:`Out(stream.Signature(StructLayout))`
         ``x``: signed, the new row.  ``first``: it is row 0.  ``last``: the vector ends with it.
 
@@ -74,7 +81,10 @@ class Residual(wiring.Component):
         self.config = config
         row = data.ArrayLayout(signed(config.x_width), config.lanes)
         marks = {"first": unsigned(1), "last": unsigned(1)}
-        given = data.StructLayout({"x": row, "set": unsigned(1), **marks})
+        which = (
+            {"vector": unsigned((config.vectors - 1).bit_length())} if config.vectors > 1 else {}
+        )
+        given = data.StructLayout({"x": row, "set": unsigned(1), **marks, **which})
         super().__init__({
             "i": In(stream.Signature(given)),
             "o": Out(stream.Signature(data.StructLayout({"x": row, **marks}))),
@@ -84,17 +94,23 @@ class Residual(wiring.Component):
         m = Module()
         config, given = self.config, self.i.p
         m.submodules.pipeline = pipeline = Pipeline(config.latency)
+        bits = (config.rows - 1).bit_length()  # of a row; a vector's rows begin at a power of two
         m.submodules.held = held = Memory(
             shape=data.ArrayLayout(signed(config.x_width), config.lanes),
-            depth=config.rows,
+            depth=config.rows if config.vectors == 1 else config.vectors << bits,
             init=[],
         )
         read, write = held.read_port(), held.write_port()
 
         count = Signal(range(config.rows))
         at, ends, take = Signal.like(count), Signal(), Signal()
+
+        def of_vector(row):
+            return row if config.vectors == 1 else Cat(row, given.vector)
+
+        place = of_vector(at)
         step = data.StructLayout({
-            "row": count.shape(),
+            "row": unsigned(len(place)),
             "set": unsigned(1),
             "first": unsigned(1),
             "last": unsigned(1),
@@ -110,14 +126,17 @@ class Residual(wiring.Component):
         m.d.comb += [
             at.eq(Mux(given.first, 0, count)),
             ends.eq(given.last | (at == config.rows - 1)),
-            clashes.eq(Mux(given.first, moving(0), moving(count))),  # ``first`` comes late
+            # ``first`` comes late.
+            clashes.eq(
+                Mux(given.first, moving(of_vector(Const(0, bits))), moving(of_vector(count)))
+            ),
             self.i.ready.eq(pipeline.enable & ~clashes),
             take.eq(self.i.valid & self.i.ready),
             pipeline.i_valid.eq(take),
             pipeline.o_ready.eq(self.o.ready),
             self.o.valid.eq(pipeline.o_valid),
             read.en.eq(pipeline.enable),
-            read.addr.eq(at),
+            read.addr.eq(place),
         ]
         with m.If(take):
             m.d.sync += count.eq(Mux(ends, 0, at + 1))
@@ -127,7 +146,7 @@ class Residual(wiring.Component):
         x = Signal(given.x.shape(), reset_less=True)
         with m.If(pipeline.enable):
             m.d.sync += [
-                steps[0].row.eq(at),
+                steps[0].row.eq(place),
                 steps[0].set.eq(given.set),
                 steps[0].first.eq(at == 0),
                 steps[0].last.eq(ends),

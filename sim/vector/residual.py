@@ -38,33 +38,52 @@ def stimulus(config: ResidualConfig, rng: np.random.Generator, transfers: int) -
     x = np.where(extreme, rng.choice([low, high, low + 1, 0, 1, -1], shape), x)
     sets = np.repeat(rng.random(len(sizes)) < 0.2, sizes) ^ (rng.random(count) < 0.1)
     sets[: config.rows] = True
-    return {"i": {"x": x, "set": sets, "first": first, "last": last}}
+    given = {"x": x, "set": sets, "first": first, "last": last}
+    if config.vectors > 1:
+        given["vector"] = np.repeat(rng.integers(0, config.vectors, len(sizes)), sizes)
+        # Every row of every vector is set before anything is added.
+        given = {
+            name: np.concatenate([*[values[: config.rows]] * (config.vectors - 1), values])
+            for name, values in given.items()
+        }
+        given["vector"][: config.vectors * config.rows] = np.repeat(
+            np.arange(config.vectors), config.rows
+        )
+    return {"i": given}
 
 
 def golden(config: ResidualConfig, inputs: Streams) -> Streams:
     """All output transfers, in order."""
     given = inputs["i"]
     row, ends = _rows(config, given)
-    held = np.zeros((config.rows, config.lanes), np.int64)
+    vector = _vectors(given)
+    held = np.zeros((config.vectors, config.rows, config.lanes), np.int64)
     out = np.zeros((len(row), config.lanes), np.int64)
     # No row occurs twice between two starts.
     starts = np.append(np.flatnonzero(row == 0), len(row)).tolist()
     for start, stop in pairwise(starts):
         span = slice(start, stop)
-        old = np.where(given["set"][span, None], 0, held[: stop - start])
+        places = vector[span], row[span]
+        old = np.where(given["set"][span, None], 0, held[places])
         out[span] = added(old, given["x"][span], config.x_width)
-        held[: stop - start] = out[span]
+        held[places] = out[span]
     return {"o": {"x": out, "first": (row == 0).astype(np.int64), "last": ends.astype(np.int64)}}
 
 
 def cycles(config: ResidualConfig, inputs: Streams) -> int:
     """Cycles from the first edge with all input offered to the edge of the last output."""
     row, _ = _rows(config, inputs["i"])
+    row = row + config.rows * _vectors(inputs["i"])
     at, before = 0, [(-1, 0), (-1, 0)]  # the last two rows and when they were taken
     for number in row.tolist():
         at = max([at + 1, *(edge + 3 for other, edge in before if other == number)])
         before = [before[1], (number, at)]
     return at + config.latency
+
+
+def _vectors(given: Transfers) -> Ints:
+    """The vector of every transfer."""
+    return given.get("vector", np.zeros(len(given["first"]), np.int64))
 
 
 def _rows(config: ResidualConfig, given: Transfers) -> tuple[Ints, NDArray[np.bool_]]:

@@ -9,7 +9,6 @@ from amaranth.lib.wiring import In, Out
 
 from .._streams import Queue, fork, rows_layout
 from ._program import Source
-from .sequencer import NORM
 
 FETCH = data.StructLayout({"address": unsigned(32), "count": unsigned(28)})
 """Asks a memory for ``count`` words from ``address`` on."""
@@ -20,7 +19,7 @@ class Feed(wiring.Component):
 
     Each operation takes ``rows`` rows of its source, which are a vector for the norm; those of
     ``DISCARD`` go nowhere.  Gains are asked for as soon as the operation is known and numbered on
-    their way in.
+    their way in; one with ``again`` takes those of the operation before it.
 
     Members
     -------
@@ -41,12 +40,13 @@ class Feed(wiring.Component):
     gain_o: stream.Interface
     discarded: Signal
 
-    def __init__(self, x_width: int, lanes: int, norm: Any):
-        """``norm``: the norm, for the layouts of its streams."""
+    def __init__(self, x_width: int, lanes: int, norm: Any, operation: data.StructLayout):
+        """``norm``: the norm, for the layouts of its streams; ``operation``: of ``op_i``."""
+        self.operation = operation
         rows = rows_layout(signed(x_width), lanes)
         gains = norm.gain_i.signature.members["payload"].shape.members["gains"]
         super().__init__({
-            "op_i": In(stream.Signature(NORM)),
+            "op_i": In(stream.Signature(operation)),
             "residual_i": In(stream.Signature(rows)),
             "attention_i": In(stream.Signature(rows)),
             "gate_i": In(stream.Signature(rows)),
@@ -59,10 +59,13 @@ class Feed(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.ops = ops = Queue(NORM, 4)
+        m.submodules.ops = ops = Queue(self.operation, 4)
         m.submodules.fetches = fetches = Queue(FETCH, 4)
         wiring.connect(m, fetches.o, wiring.flipped(self.fetch_o))
+        groups = "again" in self.operation.members
         needs = self.op_i.p.source != Source.DISCARD
+        if groups:
+            needs = needs & ~self.op_i.p.again
         to_ops, to_fetches = fork(m, self.op_i, [ops.i, _Unless(fetches.i, needs)], "op")
         m.d.comb += [
             ops.i.valid.eq(to_ops),
@@ -74,7 +77,7 @@ class Feed(wiring.Component):
 
         # The operation at work is in registers, and so is what depends on its number of rows: from
         # here every unit before the norm learns whether it may move.
-        op, held, loads = Signal(NORM, reset_less=True), Signal(), Signal()
+        op, held, loads = Signal(self.operation, reset_less=True), Signal(), Signal()
         discard, take, moved, offered = Signal(), Signal(), Signal(), Signal()
         rows, gains = _Count("row"), _Count("gain")
         x = Signal.like(self.o.p.x)
@@ -87,7 +90,7 @@ class Feed(wiring.Component):
             self.o.p.plain.eq(op.plain),
             self.o.p.first.eq(rows.first),
             self.o.p.last.eq(rows.last),
-            self.o.p.load.eq(1),
+            self.o.p.load.eq(~op.again if groups else 1),
             take.eq(held & (self.o.ready | discard)),
             moved.eq(take & offered),
             self.discarded.eq(moved & rows.last & discard),

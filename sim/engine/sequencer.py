@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,11 +58,12 @@ def stimulus(config: SequencerConfig, rng: np.random.Generator, transfers: int) 
     tokens = {
         "token": rng.integers(0, config.vocab, count),
         "restart": rng.random(count) < 2 / config.context,
-        "sample": rng.random(count) < 0.5,
+        "sample": rng.random(count) < 0.5 / config.rows,
     }
+    tokens["sample"][-1] = config.rows > 1 or tokens["sample"][-1]  # nothing waits for its group
     tokens["restart"][count // 2] = True
     given = {"program_i": program, "token_i": tokens}
-    done = [1 << UNITS.index(kind) for kind, *_ in _walk(config, given) if kind in UNITS]
+    done = [1 << UNITS.index(step.kind) for step in _steps(config, given) if step.kind in UNITS]
     return {**given, "done_i": {"units": np.array(done, np.int64)}}
 
 
@@ -69,18 +71,24 @@ def golden(config: SequencerConfig, inputs: Streams) -> Streams:
     """All output transfers, in order."""
     program = _program(inputs["program_i"])
     rows: dict[Kind, list[list[int]]] = {kind: [] for kind in Kind}
-    for kind, at, token, position in _walk(config, inputs):
-        op = {name: int(values[at]) for name, values in program.items()}
+    grouped = config.rows > 1
+    for step in _steps(config, inputs):
+        kind, position = step.kind, step.position
+        if kind is None or kind is Kind.END:
+            continue
+        op = {name: int(values[step.at]) for name, values in program.items()}
         value = op["value"]
         match kind:
             case Kind.EMBED:
-                row = [token, op["rows"], value & 31]
+                row = [step.token, op["rows"], value & 31]
+                row += [position % config.rows] * grouped
             case Kind.NORM:
                 row = [op["unit"] & 3, op["flag"], op["rows"], op["address"], value]
+                row += [step.row != 0, step.row == step.count - 1] * grouped
             case Kind.LINEAR:
                 row = [op["unit"], op["fresh"], op["flag"], op["slot"], position, op["rows"]]
                 row += [op["words"], op["address"], value & 0xFFFF, value >> 16 & 63]
-                row += [value >> 24 & 3]
+                row += [value >> 24 & 3] + [step.count] * grouped
             case _:
                 row = [op["unit"] & 1, op["slot"], position, op["rows"], op["words"] & 0xFFFFF]
         rows[kind].append(row)
@@ -90,12 +98,17 @@ def golden(config: SequencerConfig, inputs: Streams) -> Streams:
         return dict(zip(names, table.T, strict=True))
 
     return {
-        "embed_o": stream(Kind.EMBED, "token", "rows", "shift"),
-        "norm_o": stream(Kind.NORM, "source", "plain", "rows", "address", "eps"),
+        "embed_o": stream(Kind.EMBED, "token", "rows", "shift", *["row"] * grouped),
+        "norm_o": stream(
+            Kind.NORM,
+            *("source", "plain", "rows", "address", "eps"),
+            *(("again", "final") if grouped else ()),
+        ),
         "linear_o": stream(
             Kind.LINEAR,
             *("target", "fresh", "ends", "slot", "position", "rows", "words", "address"),
             *("mantissa", "shift", "mode"),
+            *["count"] * grouped,
         ),
         "attend_o": stream(Kind.ATTEND, "newest", "slot", "position", "heads", "group"),
     }
@@ -108,26 +121,21 @@ def cycles(config: SequencerConfig, inputs: Streams) -> int:
     last = 0
     finished: dict[Kind, int] = dict.fromkeys(UNITS, 0)  # when a unit's last operation is done
     done = 0  # edge of the last transfer on done_i
-    token = -1
-    for kind, at, number in _steps(config, inputs):
-        if number != token:
-            time, token = time + (4 if kind is not None else 1), number
-        else:
-            time += 1
-        if kind is None:
+    for step in _steps(config, inputs):
+        time += step.after
+        if step.kind is None:
             continue
-        if kind is Kind.END:
+        if step.kind is Kind.END:
             time = max(time, *(edge + 1 for edge in finished.values()))
             continue
-        waits = int(program["waits"][at])
-        if not _skipped(program, at, inputs, number):
-            for bit, unit in enumerate(UNITS):
-                if waits >> bit & 1:
-                    time = max(time, finished[unit] + 1)
-            last = time
-            if kind in UNITS:
-                done = max(done + 1, time + 1)
-                finished[kind] = done
+        waits = int(program["waits"][step.at])
+        for bit, unit in enumerate(UNITS):
+            if waits >> bit & 1:
+                time = max(time, finished[unit] + 1)
+        last = time
+        if step.kind in UNITS:
+            done = max(done + 1, time + 1)
+            finished[step.kind] = done
     return last
 
 
@@ -139,41 +147,78 @@ def _program(writes: Transfers) -> Transfers:
     return {name: writes[name][last_write] for name in WIDTHS}
 
 
-def _skipped(program: Transfers, at: int, inputs: Streams, number: int) -> bool:
-    sample = bool(inputs["token_i"]["sample"][number])
-    return bool(program["when"][at] == (When.PREFILL if sample else When.SAMPLE))
+@dataclass
+class _Group:
+    """Tokens that share a walk: their numbers, the position of the first, and cycles until then.
+
+    ``cycles`` are those from the end of the walk before to the first operation of this one.
+    """
+
+    position: int = 0
+    cycles: int = 3
+    numbers: list[int] = field(default_factory=list)
 
 
-def _steps(config: SequencerConfig, inputs: Streams) -> Iterator[tuple[Kind | None, int, int]]:
-    """Every operation that is looked at, with its token's number; None for a token dropped."""
-    program = _program(inputs["program_i"])
-    position = -1
-    for number, restart in enumerate(inputs["token_i"]["restart"]):
+@dataclass(frozen=True)
+class _Step:
+    """An operation handed out ``after`` cycles of the one before; ``kind`` None: left out."""
+
+    kind: Kind | None
+    at: int
+    after: int
+    token: int = 0
+    position: int = 0
+    row: int = 0
+    count: int = 0
+
+
+def _groups(config: SequencerConfig, inputs: Streams) -> Iterator[_Group]:
+    """Groups that are complete; what is dropped takes its cycle."""
+    samples, restarts = inputs["token_i"]["sample"], inputs["token_i"]["restart"]
+    position, group = -1, _Group()
+    for number, restart in enumerate(restarts):
+        if group.numbers and restart:
+            group.cycles += 1
+            yield group
+            group = _Group()
+        group.cycles += 1
         if restart or position < 0:
             position = 0
         elif position == config.context - 1:
-            yield None, 0, number
             continue
         else:
             position += 1
-        for at, kind in enumerate(program["kind"]):
-            kind = Kind(min(int(kind), Kind.END))
-            ends = kind is Kind.END and not _skipped(program, at, inputs, number)
-            yield kind, at, number
-            if ends:
+        if not group.numbers:
+            group.position = position
+        group.numbers.append(number)
+        full = len(group.numbers) == config.rows or position == config.context - 1
+        if full or samples[number]:
+            yield group
+            group = _Group()
+
+
+def _steps(config: SequencerConfig, inputs: Streams) -> Iterator[_Step]:
+    """Every operation of every group that is looked at."""
+    program, tokens = _program(inputs["program_i"]), inputs["token_i"]["token"]
+    kinds = [Kind(min(int(kind), Kind.END)) for kind in program["kind"]]
+    for group in _groups(config, inputs):
+        sample, after = bool(inputs["token_i"]["sample"][group.numbers[-1]]), group.cycles
+        for at, kind in enumerate(kinds):
+            rows = list(enumerate(group.numbers))
+            if program["when"][at] == When.SAMPLE:
+                rows = rows[-1:] if sample else []
+            elif program["when"][at] == When.PREFILL and sample:
+                rows = rows[:-1]
+            count = len(rows)
+            if kind is Kind.LINEAR or kind is Kind.END:
+                rows = rows[:1]
+            if not rows:
+                yield _Step(None, at, after)
+                after = 1
+            for row, (place, number) in enumerate(rows):
+                yield _Step(
+                    kind, at, after, int(tokens[number]), group.position + place, row, count
+                )
+                after = 1
+            if rows and kind is Kind.END:
                 break
-
-
-def _walk(config: SequencerConfig, inputs: Streams) -> Iterator[tuple[Kind, int, int, int]]:
-    """Operations handed out: kind, address, token, position."""
-    program = _program(inputs["program_i"])
-    tokens, restarts = inputs["token_i"]["token"], inputs["token_i"]["restart"]
-    position, before = -1, -1
-    for kind, at, number in _steps(config, inputs):
-        if kind is None:
-            continue
-        if number != before:
-            position = 0 if restarts[number] or position < 0 else position + 1
-            before = number
-        if kind is not Kind.END and not _skipped(program, at, inputs, number):
-            yield kind, at, int(tokens[number]), position

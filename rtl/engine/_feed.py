@@ -66,7 +66,7 @@ class Feed(wiring.Component):
         needs = self.op_i.p.source != Source.DISCARD
         if groups:
             needs = needs & ~self.op_i.p.again
-        to_ops, to_fetches = fork(m, self.op_i, [ops.i, _Unless(fetches.i, needs)], "op")
+        to_ops, to_fetches = fork(m, self.op_i, [ops.i, Unless(fetches.i, needs)], "op")
         m.d.comb += [
             ops.i.valid.eq(to_ops),
             ops.i.p.eq(self.op_i.p),
@@ -147,7 +147,7 @@ class _Count:
             ]
 
 
-class _Unless:
+class Unless:
     """A target that a transfer passes by unless ``needs``."""
 
     def __init__(self, port: Any, needs: Any):

@@ -24,10 +24,11 @@ from ..vector.rms_norm import RmsNorm, RmsNormConfig
 from ..vector.rope import RopeConfig, table_layout
 from ..vector.sampler import Sampler, SamplerConfig, choice_layout
 from ._attend import Attend
-from ._feed import FETCH, Feed
+from ._feed import FETCH, Feed, Unless
 from ._heads import Heads, element_layout
 from ._matvec import BOOTH_FRONT, BoothMatvec, TernaryMatvec, word_layout
-from ._program import Target
+from ._program import Source, Target
+from ._rows import Replay, RowsMatvec, Turns
 from ._select import Select, share
 from .attention import Attention, AttentionConfig
 from .sequencer import (
@@ -35,7 +36,9 @@ from .sequencer import (
     SequencerConfig,
     attend_layout,
     embed_layout,
+    embedding_layout,
     linear_layout,
+    norm_layout,
     program_layout,
     token_layout,
 )
@@ -70,6 +73,7 @@ class EngineConfig(Config):
     select: str = param("all", "tokens that a head reads", choices=("all", "lop"))
     keep: int = param(16, "with lop: tokens that a head reads, up to context", ge=1, le=1 << 16)
     recent: int = param(1, "with lop: newest tokens, always read", ge=1, le=1024)
+    rows: int = param(1, "prompt tokens to a pass over the weights, a power of two", ge=1, le=16)
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
@@ -109,6 +113,10 @@ class EngineConfig(Config):
             yield f"norm_lanes must be at most lanes, {self.lanes}"
         if self.norm_lanes % self.head_lanes:
             yield f"norm_lanes must be a multiple of head_lanes, {self.head_lanes}"
+        if self.rows & (self.rows - 1):
+            yield f"rows must be a power of two, not {self.rows}"
+        elif self.rows > self.context:
+            yield f"rows must be at most context, {self.context}, not {self.rows}"
         if self.select == "lop":
             for name in ("keep", "recent"):
                 if getattr(self, name) > self.context:
@@ -157,7 +165,15 @@ class EngineConfig(Config):
 
     @property
     def sequencer(self) -> SequencerConfig:
-        return SequencerConfig(depth=self.program, context=self.context, vocab=self.vocab)
+        return SequencerConfig(
+            depth=self.program, context=self.context, vocab=self.vocab, rows=self.rows
+        )
+
+    @property
+    def sums(self) -> int:
+        """Sums of each token of a group that are kept until the last of them have left; 0: none."""
+        most = max(3 * self.heads * self.head_dim, 2 * self.hidden, self.dim)
+        return 1 << (most - 1).bit_length() if self.rows > 1 else 0
 
     @property
     def slot_width(self) -> int:
@@ -176,7 +192,9 @@ class EngineConfig(Config):
 
     @property
     def residual(self) -> ResidualConfig:
-        return ResidualConfig(lanes=self.norm_lanes, max_len=self.dim, x_width=WIDTH)
+        return ResidualConfig(
+            lanes=self.norm_lanes, max_len=self.dim, x_width=WIDTH, vectors=self.rows
+        )
 
     @property
     def gating(self) -> GateConfig:
@@ -336,11 +354,13 @@ class Engine(wiring.Component):
         config = self.config
         m.submodules.sequencer = sequencer = Sequencer(config.sequencer)
         m.submodules.norm = norm = RmsNorm(config.norm)
-        m.submodules.feed = feed = Feed(WIDTH, config.norm_lanes, norm)
-        core = BoothMatvec if config.matvec == "booth" else TernaryMatvec
-        m.submodules.matvec = matvec = core(
-            config.product, norm, linear_layout(config.sequencer), config.packing
+        m.submodules.feed = feed = Feed(
+            WIDTH, config.norm_lanes, norm, norm_layout(config.sequencer)
         )
+        core = BoothMatvec if config.matvec == "booth" else TernaryMatvec
+        core = partial(core, config.product, norm, linear_layout(config.sequencer), config.packing)
+        matvec = RowsMatvec(core, config.rows) if config.rows > 1 else core()
+        m.submodules.matvec = matvec
         m.submodules.rescale = rescale = Rescale(config.rescale)
         m.submodules.residual = residual = Residual(config.residual)
         m.submodules.gate = gate = Gate(config.gating)
@@ -370,11 +390,15 @@ class Engine(wiring.Component):
         join(matvec.fetch_o, wiring.flipped(self.weights_fetch_o))
         join(wiring.flipped(self.gains_i), feed.gains_i)
         join(feed.fetch_o, wiring.flipped(self.gains_fetch_o))
-        join(sequencer.norm_o, feed.op_i)
+        if config.rows == 1:
+            join(sequencer.norm_o, feed.op_i)
         join(feed.o, norm.i)
         join(feed.gain_o, norm.gain_i)
         join(norm.o, matvec.codes_i)
-        join(norm.scale_o, rescale.norm_i)
+        if config.rows == 1:
+            join(norm.scale_o, rescale.norm_i)
+        else:
+            self._norms(m, sequencer, feed, norm, matvec, rescale)
         join(attend.attention_o, attention.op_i)
         join(attend.key_read_o, key_store.read_i)
         join(attend.value_read_o, value_store.read_i)
@@ -389,13 +413,18 @@ class Engine(wiring.Component):
             join(getattr(heads, f"{name}_scale_o"), store.scale_i)
             join(getattr(heads, f"{name}_at_o"), store.at_i)
             m.d.comb += store.written_o.ready.eq(1)
+        walks = sequencer.attend_o
+        if config.rows > 1:
+            m.submodules.turns = turns = Turns(attend_layout(config.sequencer), config.rows)
+            join(sequencer.attend_o, turns.i)
+            walks = turns.o
         if config.kept:
-            self._select(m, sequencer, heads, key_store, attend, attention)
+            self._select(m, walks, heads, key_store, attend, attention)
         else:
-            join(sequencer.attend_o, attend.op_i)
+            join(walks, attend.op_i)
             join(heads.query_o, attention.query_i)
 
-        self._linear(m, sequencer, matvec, rescale)
+        linear_done = self._linear(m, sequencer, matvec, rescale)
         self._embed(m, sequencer, residual)
         self._route(m, rescale, heads, gate, sampler)
         rows = self._rows(m, gate, attention, residual)
@@ -405,7 +434,6 @@ class Engine(wiring.Component):
         m.submodules.added = added = Queue(residual.o.p.shape(), 2)
         join(residual.o, added.i)
         join(added.o, feed.residual_i)
-        linear_done = rescale.o.valid & rescale.o.ready & rescale.o.p.last
         norm_done = (norm.o.valid & norm.o.ready & norm.o.p.last) | feed.discarded
         units = Cat(norm_done, linear_done, attend.done)
         m.d.comb += [sequencer.done_i.valid.eq(units.any()), sequencer.done_i.p.units.eq(units)]
@@ -416,7 +444,7 @@ class Engine(wiring.Component):
         return m
 
     def _select(
-        self, m: Module, sequencer: Any, heads: Any, key_store: Any, attend: Any, attention: Any
+        self, m: Module, walks: Any, heads: Any, key_store: Any, attend: Any, attention: Any
     ) -> None:
         """Old tokens that a head reads are chosen beside the attention unit."""
         config = self.config
@@ -429,7 +457,7 @@ class Engine(wiring.Component):
             config.choice,
             config.store(1, config.choice.lead_width),
         )
-        share(m, sequencer.attend_o, [attend.op_i, select.op_i], "attend")
+        share(m, walks, [attend.op_i, select.op_i], "attend")
         share(m, heads.query_o, [attention.query_i, select.query_i], "query")
         wiring.connect(m, select.o, attend.chosen_i)
         row, at = key_store.write_i, key_store.at_i
@@ -441,22 +469,55 @@ class Engine(wiring.Component):
             self.taps.leads.eq(select.reads),
         ]
 
-    def _linear(self, m: Module, sequencer: Any, matvec: Any, rescale: Any) -> None:
-        """A linear operation is one for the matvec and one for the rescaler."""
-        op = sequencer.linear_o
+    def _norms(
+        self, m: Module, sequencer: Any, feed: Any, norm: Any, matvec: Any, rescale: Any
+    ) -> None:
+        """Operations of the norm, and what tells apart the vectors of a group and their scales."""
+        join = partial(wiring.connect, m)
+        # As many as there can be vectors between the operation and the matvec, and more.
+        m.submodules.finals = finals = Queue(unsigned(1), 16)
+        m.submodules.scales = scales = Queue(norm.scale_o.p.shape(), self.config.rows)
+        op = sequencer.norm_o
+        needs = op.p.source != Source.DISCARD
+        to_feed, to_finals = fork(m, op, [feed.op_i, Unless(finals.i, needs)], "norm")
+        m.d.comb += [
+            feed.op_i.valid.eq(to_feed),
+            feed.op_i.p.eq(op.p),
+            finals.i.valid.eq(to_finals & needs),
+            finals.i.p.eq(op.p.final),
+        ]
+        join(finals.o, matvec.finals_i)
+        join(norm.scale_o, scales.i)
+        join(scales.o, rescale.norm_i)
+
+    def _linear(self, m: Module, sequencer: Any, matvec: Any, rescale: Any) -> Any:
+        """A linear operation is one for the matvec and one for the rescaler; whether one is done.
+
+        With several rows, the rescaler has one for each token, and an operation is done with the
+        first: attention must not wait for the others, as they wait for it.
+        """
+        op, config = sequencer.linear_o, self.config
+        if config.rows > 1:
+            m.submodules.replay = replay = Replay(op.p.shape(), matvec.o.p.shape(), config.sums)
+            to_matvec, to_replay = fork(m, op, [matvec.op_i, replay.op_i], "linear")
+            m.d.comb += [
+                matvec.op_i.valid.eq(to_matvec),
+                matvec.op_i.p.eq(op.p),
+                replay.op_i.valid.eq(to_replay),
+                replay.op_i.p.eq(op.p),
+            ]
+            m.d.comb += self._scaled(replay.op_o, rescale, replay.op_o.valid)
+            m.d.comb += replay.op_o.ready.eq(rescale.op_i.ready)
+            wiring.connect(m, matvec.o, replay.sums_i)
+            wiring.connect(m, replay.o, rescale.i)
+            return replay.done
         to_matvec, to_rescale = fork(m, op, [matvec.op_i, rescale.op_i], "linear")
-        slot = op.p.slot[: self.config.slot_width]
         # Sums come while the norm's scale is still being made.
-        m.submodules.sums = sums = Queue(signed(self.config.product.acc_width), 16)
+        m.submodules.sums = sums = Queue(signed(config.product.acc_width), 16)
         m.d.comb += [
             matvec.op_i.valid.eq(to_matvec),
             matvec.op_i.p.eq(op.p),
-            rescale.op_i.valid.eq(to_rescale),
-            rescale.op_i.p.mantissa.eq(op.p.mantissa),
-            rescale.op_i.p.shift.eq(op.p.shift),
-            rescale.op_i.p.rows.eq(op.p.rows),
-            rescale.op_i.p.fresh.eq(op.p.fresh),
-            rescale.op_i.p.tag.eq(Cat(op.p.target, slot, op.p.position)),
+            *self._scaled(op, rescale, to_rescale),
             sums.i.valid.eq(matvec.o.valid),
             matvec.o.ready.eq(sums.i.ready),
             sums.i.p.eq(matvec.o.p.sum),
@@ -464,11 +525,25 @@ class Engine(wiring.Component):
             sums.o.ready.eq(rescale.i.ready),
             rescale.i.p.sum.eq(sums.o.p),
         ]
+        return rescale.o.valid & rescale.o.ready & rescale.o.p.last
+
+    def _scaled(self, op: Any, rescale: Any, valid: Any) -> list[Any]:
+        """What the rescaler is told of an operation."""
+        slot = op.p.slot[: self.config.slot_width]
+        return [
+            rescale.op_i.valid.eq(valid),
+            rescale.op_i.p.mantissa.eq(op.p.mantissa),
+            rescale.op_i.p.shift.eq(op.p.shift),
+            rescale.op_i.p.rows.eq(op.p.rows),
+            rescale.op_i.p.fresh.eq(op.p.fresh),
+            rescale.op_i.p.tag.eq(Cat(op.p.target, slot, op.p.position)),
+        ]
 
     def _embed(self, m: Module, sequencer: Any, residual: Any) -> None:
         """Rows of an embedding replace what the residual stream holds; others are added."""
         # Queued: the operations behind it must go out for its rows to find their way.
-        m.submodules.embeds = embeds = Queue(embed_layout(self.config.sequencer), 2)
+        rows = self.config.rows
+        m.submodules.embeds = embeds = Queue(embedding_layout(self.config.sequencer), max(rows, 2))
         wiring.connect(m, sequencer.embed_o, embeds.i)
         op, fetch = embeds.o, self.embed_fetch_o
         setting, left, shift = Signal(), Signal(20, reset_less=True), Signal(4, reset_less=True)
@@ -477,7 +552,7 @@ class Engine(wiring.Component):
         add = self.add_rows.o
         m.d.comb += [
             fetch.valid.eq(op.valid & ~setting),
-            fetch.p.eq(op.p),
+            fetch.p.as_value().eq(op.p),  # its low fields
             op.ready.eq(fetch.ready & ~setting),
             residual.i.p.set.eq(setting),
             residual.i.p.first.eq(Mux(setting, first, add.p.first)),
@@ -489,6 +564,15 @@ class Engine(wiring.Component):
         for lane in range(self.config.norm_lanes):
             shifted = (self.embed_i.p.codes[lane] << shift)[:WIDTH].as_signed()
             m.d.comb += residual.i.p.x[lane].eq(Mux(setting, shifted, add.p.x[lane]))
+        if rows > 1:
+            row_width = self.config.sequencer.row_width
+            set_vector = Signal(row_width, reset_less=True)
+            self.add_vector = Signal(row_width, name="add_vector")
+            vector = Signal(row_width)
+            m.d.comb += vector.eq(Mux(setting, set_vector, self.add_vector))
+            m.d.comb += residual.i.p.vector.eq(vector)
+            with m.If(op.valid & op.ready):
+                m.d.sync += set_vector.eq(op.p.row)
         with m.If(op.valid & op.ready):
             m.d.sync += [setting.eq(1), first.eq(1), last.eq(op.p.rows == 1)]
             m.d.sync += [left.eq(op.p.rows), shift.eq(op.p.shift)]
@@ -504,6 +588,8 @@ class Engine(wiring.Component):
         target = out.p.tag[:3]
         slot = out.p.tag[3 : 3 + self.config.slot_width]
         position = out.p.tag[3 + self.config.slot_width :]
+        if self.config.rows > 1:
+            self._added(m, add, position)
         m.d.comb += [
             heads.i.p.x.eq(out.p.y),
             heads.i.p.target.eq(target),
@@ -524,6 +610,14 @@ class Engine(wiring.Component):
                 m.d.comb += [port.p.first.eq(out.p.first), port.p.last.eq(out.p.last)]
                 with m.Case(*targets) if targets else m.Default():
                     m.d.comb += [port.valid.eq(out.valid), out.ready.eq(port.ready)]
+
+    def _added(self, m: Module, add: Any, position: Any) -> None:
+        """The vector that a row is added to: positions of a group differ in their low bits."""
+        if self.config.norm_lanes == 1:
+            m.d.comb += self.add_vector.eq(position)
+        else:  # a row that is offered is of the last element that was taken
+            with m.If(add.valid & add.ready):
+                m.d.sync += self.add_vector.eq(position)
 
     def _rows(self, m: Module, gate: Any, attention: Any, residual: Any) -> dict[str, Any]:
         """Elements and short rows gathered into rows of the norm."""

@@ -206,9 +206,8 @@ class Sequencer(wiring.Component):
             read.addr.eq(ahead),
             read.en.eq(advance),
         ]
-        more = Signal()  # the operation is to be handed out again
-        issued = Signal(5)
-        group = _Group(m, config, op, sample, more, issued) if grouped else None
+        more = Signal() if grouped else None  # the operation is to be handed out again
+        group = _Group(m, config, op, sample, more) if grouped else None
         if group:
             self._hand_out(m, op, group.position, group.token)
             m.d.comb += [
@@ -225,10 +224,13 @@ class Sequencer(wiring.Component):
             Kind.LINEAR: self.linear_o,
             Kind.ATTEND: self.attend_o,
         }
-        offer = Signal()
+        offer, issued = Signal(), Signal(5)
         for kind, port in given.items():
             m.d.comb += port.valid.eq(offer & (op.kind == kind))
             m.d.comb += issued[kind].eq(port.valid & port.ready)
+        if group:
+            with m.If(issued.any()):
+                m.d.sync += group.row.eq(Mux(more, group.row + 1, 0))
         busy = self._busy(m, issued[Kind.NORM : Kind.ATTEND + 1])
 
         with m.FSM():
@@ -275,10 +277,10 @@ class Sequencer(wiring.Component):
                 m.d.comb += advance.eq(1)
                 m.next = "ISSUE"
             with m.State("ISSUE"):
-                alone = group.count == 1 if group else 1
-                skips = ((op.when == When.SAMPLE) & ~sample) | (
-                    (op.when == When.PREFILL) & sample & alone
-                )
+                others = op.when == When.PREFILL  # if any
+                if group:
+                    others = others & (group.count == 1)
+                skips = ((op.when == When.SAMPLE) & ~sample) | (others & sample)
                 with m.If(skips):
                     m.d.comb += advance.eq(1)
                 with m.Elif((op.kind >= Kind.END) & (busy == 0)):
@@ -347,9 +349,7 @@ class _Group:
     is.  ``token`` and ``position`` are those of the one it is handed out for.
     """
 
-    def __init__(
-        self, m: Module, config: SequencerConfig, op: Any, sample: Signal, more: Signal, issued: Any
-    ):
+    def __init__(self, m: Module, config: SequencerConfig, op: Any, sample: Signal, more: Any):
         m.submodules.tokens = tokens = Memory(
             shape=unsigned(bits_for(config.vocab)), depth=config.rows, init=[]
         )
@@ -369,8 +369,6 @@ class _Group:
             self.tokens.eq(Mux(single, 1, self.count - (sample & (op.when == When.PREFILL)))),
             more.eq((op.kind != Kind.LINEAR) & (self.row != self.tokens - 1)),
         ]
-        with m.If(issued.any()):
-            m.d.sync += self.row.eq(Mux(more, self.row + 1, 0))
 
     def take(self, m: Module, token: Any, position: Any) -> None:
         """One more token joins."""

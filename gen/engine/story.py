@@ -39,10 +39,17 @@ Progress = Callable[[str], None]
 
 @dataclass
 class Tally:
-    """What a text took; cycles are sums over its ``tokens``."""
+    """What a text took; cycles are sums over its ``tokens``.
+
+    A token that is answered counts there if it has a pass over the weights to itself.  All before
+    it are the prompt's, in ``prompt`` by passes: positions, and whether the last one is answered.
+    """
 
     tokens: int = 0
     prompt_tokens: int = 0
+    prompt_cycles: int = 0
+    prompt_words: int = 0
+    prompt: list[tuple[range, bool]] = field(default_factory=list)
     cycles: int = 0
     linear: int = 0
     limit: int = 0
@@ -135,23 +142,34 @@ class Teller:
         state = self.model.start()
         given = list(prompt)
         total = min(len(prompt) + tokens - 1, self.model.config.context)
-        for position in range(total):
-            token, sample = given[position], position >= len(prompt) - 1
+        position, end = 0, 0
+        while end < total:
+            # The last token of a group has the work of all.
+            position, end = end, min(end + self.config.rows, max(len(prompt), end + 1))
+            sample = end >= len(prompt)
             self.machine.record(taps=check_activations)
             before, start = self.machine.counts(), time.perf_counter()
-            answer = self.machine.token(token, restart=position == 0, sample=sample)
+            answer = None
+            for at in range(position, end):
+                answer = self.machine.token(
+                    given[at], restart=at == 0, sample=sample and at == end - 1
+                )
             seconds = time.perf_counter() - start
-            trace: Trace | None = {} if check_activations else None
-            logits = self.model.forward(np.array([token]), state, trace)
-            wanted = self._choice(logits) if sample else None
-            if trace is not None:
+            traces: list[Trace] = []
+            logits = None
+            for token in given[position:end]:
+                trace: Trace | None = {} if check_activations else None
+                logits = self.model.forward(np.array([token]), state, trace)
+                traces += [trace] if trace is not None else []
+            wanted = self._choice(logits) if sample and logits else None
+            if traces:
                 found = differences(
-                    self.machine.taps().values, expected(self.model, self.config, trace, sample)
+                    self.machine.taps().values, expected(self.model, self.config, traces, sample)
                 )
                 tally.wrong += [f"token {position}: {one}" for one in found]
             if answer != wanted:
-                tally.wrong.append(f"token {position}: expected {wanted}, got {answer}")
-            self._count(tally, before, seconds, sample)
+                tally.wrong.append(f"token {end - 1}: expected {wanted}, got {answer}")
+            self._count(tally, before, seconds, range(position, end), sample)
             if answer is not None:
                 given.append(answer)
                 yield answer
@@ -173,14 +191,19 @@ class Teller:
             return int(logits.greedy()[0])
         return self._sampler.draw(logits.fixed[0], self._keep)
 
-    def _count(self, tally: Tally, before: dict[str, int], seconds: float, sample: bool) -> None:
+    def _count(
+        self, tally: Tally, before: dict[str, int], seconds: float, group: range, sample: bool
+    ) -> None:
         after = self.machine.counts()
         moved = {name: after[name] - before[name] for name in after}
         tally.seconds += seconds
         tally.all_cycles += moved["cycles"]
-        tally.checked += 1
-        if not sample:
-            tally.prompt_tokens += 1
+        tally.checked += len(group)
+        if not sample or len(group) > 1:
+            tally.prompt_tokens += len(group)
+            tally.prompt_cycles += moved["cycles"]
+            tally.prompt_words += moved["words"]
+            tally.prompt.append((group, sample))
             return
         tally.tokens += 1
         tally.cycles += moved["cycles"]

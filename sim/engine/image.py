@@ -166,13 +166,15 @@ class _Compiler:
         )
         for index, layer in enumerate(self.model.layers):
             yield from self._layer(index, layer)
-        yield self._norm(self.model.output_norm, Source.RESIDUAL, when=When.SAMPLE)
-        yield _op(
+        last = self._norm(self.model.output_norm, Source.RESIDUAL, when=When.SAMPLE)
+        others = _op(
             Kind.NORM,
             unit=Source.DISCARD,
             rows=c.dim // self.config.norm_lanes,
             when=When.PREFILL,
         )
+        # In a group the others come before the token that is answered.
+        yield from (last, others) if self.config.rows == 1 else (others, last)
         before = self.word
         yield self._linear(self.model.output, Target.HEAD, when=When.SAMPLE)
         self.head_words = self.word - before

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the engine's taps must show for a token, from the golden model's trace."""
+"""What the engine's taps must show for a group of tokens, from the golden model's traces."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,12 +20,12 @@ Named = tuple[str, Ints]
 
 
 def expected(
-    model: IntegerModel, config: EngineConfig, trace: Trace, sample: bool
+    model: IntegerModel, config: EngineConfig, traces: Sequence[Trace], sample: bool
 ) -> dict[str, list[Named]]:
     """Transfers of each tap in order, in pieces named as in the trace.
 
-    ``trace`` is that of a single token.  Without ``sample`` there is neither the last norm nor the
-    head.
+    ``traces`` are those of the tokens of a group, one each.  Only the last one has the last norm
+    and the head, and without ``sample`` there is neither.
     """
     c = model.config
     shown: dict[str, list[Named]] = {
@@ -33,43 +33,53 @@ def expected(
         for name in ("input", "codes", "mantissa", "shift", "sum", "element", "head", "peak")
     }
 
-    def norm(name: str) -> None:
-        rows = (-1, config.norm_lanes)
-        shown["input"].append((f"{name}.input", trace[f"{name}.input"].reshape(rows)))
-        shown["codes"].append((f"{name}.codes", trace[f"{name}.codes"].reshape(rows)))
-        for part in ("mantissa", "shift"):
-            shown[part].append((f"{name}.{part}", trace[f"{name}.{part}"].reshape(-1)))
+    def show(tap: str, row: int, name: str, values: Ints) -> None:
+        place = f" of token {row} of {len(traces)}" if len(traces) > 1 else ""
+        shown[tap].append((f"{name}{place}", values))
 
-    def linear(name: str, *others: str, order: Ints | None = None) -> None:
+    def norm(name: str, rows: Sequence[int]) -> None:
+        shape = (-1, config.norm_lanes)
+        for row in rows:
+            for part in ("input", "codes"):
+                show(part, row, f"{name}.{part}", traces[row][f"{name}.{part}"].reshape(shape))
+            for part in ("mantissa", "shift"):
+                show(part, row, f"{name}.{part}", traces[row][f"{name}.{part}"].reshape(-1))
+
+    def linear(row: int, name: str, *others: str, order: Ints | None = None) -> None:
         for tap, part in (("sum", "sums"), ("element", "out")):
-            rows = np.stack([trace[f"{each}.{part}"][0] for each in (name, *others)], axis=1)
-            rows = rows.reshape(-1)
-            shown[tap].append((f"{name}.{part}", rows if order is None else rows[order]))
+            parts = [traces[row][f"{each}.{part}"][0] for each in (name, *others)]
+            values = np.stack(parts, axis=1).reshape(-1)
+            show(tap, row, f"{name}.{part}", values if order is None else values[order])
 
-    def heads(name: str, order: Ints) -> None:
-        codes = trace[f"{name}.codes"][0].reshape(-1)[order]
-        shown["head"].append((f"{name}.codes", codes.reshape(-1, config.head_lanes)))
-        shown["peak"].append((f"{name}.peaks", trace[f"{name}.peaks"].reshape(-1)))
+    def heads(row: int, name: str, order: Ints) -> None:
+        codes = traces[row][f"{name}.codes"][0].reshape(-1)[order]
+        show("head", row, f"{name}.codes", codes.reshape(-1, config.head_lanes))
+        show("peak", row, f"{name}.peaks", traces[row][f"{name}.peaks"].reshape(-1))
 
     pairs = {heads: pair_order(heads, c.head_dim) for heads in (c.heads, c.kv_heads)}
+    everyone = range(len(traces))
     for index in range(c.layers):
         at = f"blk.{index}"
-        norm(f"{at}.attn_norm")
-        linear(f"{at}.attn_q", order=pairs[c.heads])
-        linear(f"{at}.attn_k", order=pairs[c.kv_heads])
-        linear(f"{at}.attn_v")
-        heads(f"{at}.q", pairs[c.heads])
-        heads(f"{at}.k", pairs[c.kv_heads])
-        heads(f"{at}.v", np.arange(c.kv_dim))
-        norm(f"{at}.attn_sub_norm")
-        linear(f"{at}.attn_output")
-        norm(f"{at}.ffn_norm")
-        linear(f"{at}.ffn_gate", f"{at}.ffn_up")
-        norm(f"{at}.ffn_sub_norm")
-        linear(f"{at}.ffn_down")
+        norm(f"{at}.attn_norm", everyone)
+        for row in everyone:
+            linear(row, f"{at}.attn_q", order=pairs[c.heads])
+            linear(row, f"{at}.attn_k", order=pairs[c.kv_heads])
+            linear(row, f"{at}.attn_v")
+            heads(row, f"{at}.q", pairs[c.heads])
+            heads(row, f"{at}.k", pairs[c.kv_heads])
+            heads(row, f"{at}.v", np.arange(c.kv_dim))
+        norm(f"{at}.attn_sub_norm", everyone)
+        for row in everyone:
+            linear(row, f"{at}.attn_output")
+        norm(f"{at}.ffn_norm", everyone)
+        for row in everyone:
+            linear(row, f"{at}.ffn_gate", f"{at}.ffn_up")
+        norm(f"{at}.ffn_sub_norm", everyone)
+        for row in everyone:
+            linear(row, f"{at}.ffn_down")
     if sample:
-        norm("output_norm")
-        linear("output")
+        norm("output_norm", everyone[-1:])
+        linear(everyone[-1], "output")
     return shown
 
 

@@ -4,7 +4,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from . import place
+from . import machine, place
 from .story import Story
 
 
@@ -35,11 +35,25 @@ def values(story: Story, clock_mhz: float | None = None) -> dict[str, Any]:
         "bytes_per_token": {
             name: round(count / tokens) for name, count in tally.bytes_moved.items()
         },
+        "prefill": _prefill(story) if tally.prompt_tokens else None,
         "clock_mhz": clock_mhz,
         "tokens_per_second": round(1e6 * clock_mhz / cycles, 1) if clock_mhz and cycles else None,
         "simulated_cycles_per_second": round(tally.all_cycles / tally.seconds)
         if tally.seconds
         else None,
+    }
+
+
+def _prefill(story: Story) -> dict[str, float]:
+    """Averages over the prompt's tokens, less one that is answered in a pass of its own."""
+    tally, count = story.tally, story.tally.prompt_tokens
+    word = machine.word_bytes(story.config)
+    return {
+        "tokens": count,
+        "passes": len(tally.prompt),
+        "cycles_per_token": round(tally.prompt_cycles / count, 1),
+        "estimated_cycles_per_token": round(story.teller.estimate_prompt(tally), 1),
+        "weight_bytes_per_token": round(tally.prompt_words * word / count, 1),
     }
 
 
@@ -61,6 +75,11 @@ def rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "bytes moved per token", f"{sum(moved.values()):,}"
     for name, count in moved.items():
         yield f"  {name}", f"{count:,}"
+    if prompt := report["prefill"]:
+        cycles, estimate = prompt["cycles_per_token"], prompt["estimated_cycles_per_token"]
+        passes = f"{prompt['tokens']} tokens in {prompt['passes']} passes"
+        yield "cycles per token of the prompt (estimate)", f"{cycles:,.0f} ({estimate:,.0f})"
+        yield f"  bytes of weights, {passes}", f"{prompt['weight_bytes_per_token']:,.0f}"
     if report["tokens_per_second"]:
         clock = f"{report['clock_mhz']:g} MHz"
         yield f"tokens per second at {clock}", f"{report['tokens_per_second']:,.0f}"

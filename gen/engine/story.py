@@ -185,6 +185,23 @@ class Teller:
         )
         return total / max(tally.tokens, 1)
 
+    def estimate_prompt(self, tally: Tally) -> float:
+        """Estimated cycles a token, over those of the prompt that have no pass to themselves."""
+        model, turns = self.model.config, turns_of(self.image.program)
+        total = sum(
+            estimate(
+                model,
+                self.config,
+                group.start,
+                count=len(group),
+                sample=sample,
+                overlap=self.overlap,
+                turns=turns,
+            ).cycles
+            for group, sample in tally.prompt
+        )
+        return total / max(tally.prompt_tokens, 1)
+
     def _choice(self, logits: IntegerLogits) -> int:
         """The token that the golden model chooses."""
         if self._sampler is None:

@@ -173,7 +173,7 @@ class Replay(wiring.Component):
 
     def __init__(self, operation: data.StructLayout, sums: data.StructLayout, depth: int):
         self.operation, self.depth = operation, depth
-        self.lanes = sums["sums"].shape
+        self.lanes: Any = sums["sums"].shape
         super().__init__({
             "op_i": In(stream.Signature(operation)),
             "sums_i": In(stream.Signature(sums)),

@@ -186,7 +186,6 @@ class Sequencer(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        grouped = config.rows > 1
         m.submodules.program = program = Memory(shape=OPERATION, depth=config.depth, init=[])
         write, read = program.write_port(), program.read_port()
         op, ahead = Signal(OPERATION, reset_less=True), Signal(range(config.depth))
@@ -206,14 +205,13 @@ class Sequencer(wiring.Component):
             read.addr.eq(ahead),
             read.en.eq(advance),
         ]
-        more = Signal() if grouped else None  # the operation is to be handed out again
-        group = _Group(m, config, op, sample, more) if grouped else None
+        group = _Group(m, config, op, sample) if config.rows > 1 else None
         if group:
             self._hand_out(m, op, group.position, group.token)
             m.d.comb += [
                 self.embed_o.p.row.eq(group.position),
                 self.norm_o.p.again.eq(group.row != 0),
-                self.norm_o.p.final.eq(~more),
+                self.norm_o.p.final.eq(~group.more),
                 self.linear_o.p.count.eq(group.tokens),
             ]
         else:
@@ -230,7 +228,7 @@ class Sequencer(wiring.Component):
             m.d.comb += issued[kind].eq(port.valid & port.ready)
         if group:
             with m.If(issued.any()):
-                m.d.sync += group.row.eq(Mux(more, group.row + 1, 0))
+                m.d.sync += group.row.eq(Mux(group.more, group.row + 1, 0))
         busy = self._busy(m, issued[Kind.NORM : Kind.ATTEND + 1])
 
         with m.FSM():
@@ -290,13 +288,13 @@ class Sequencer(wiring.Component):
                 with m.Elif(op.kind < Kind.END):
                     m.d.comb += [
                         offer.eq((busy & op.waits) == 0),
-                        advance.eq(issued.any() & ~more if group else issued.any()),
+                        advance.eq(issued.any() & ~group.more if group else issued.any()),
                     ]
         with m.If(advance):
             m.d.sync += [ahead.eq(ahead + 1), op.eq(read.data)]
         return m
 
-    def _hand_out(self, m: Module, op: Any, position: Signal, token: Signal) -> None:
+    def _hand_out(self, m: Module, op: Any, position: Any, token: Any) -> None:
         m.d.comb += [
             self.embed_o.p.token.eq(token),
             self.embed_o.p.rows.eq(op.rows),
@@ -349,7 +347,7 @@ class _Group:
     is.  ``token`` and ``position`` are those of the one it is handed out for.
     """
 
-    def __init__(self, m: Module, config: SequencerConfig, op: Any, sample: Signal, more: Any):
+    def __init__(self, m: Module, config: SequencerConfig, op: Any, sample: Signal):
         m.submodules.tokens = tokens = Memory(
             shape=unsigned(bits_for(config.vocab)), depth=config.rows, init=[]
         )
@@ -357,6 +355,7 @@ class _Group:
         self.count = Signal(config.row_width + 1, name="group_count")
         self.row = Signal(config.row_width, name="group_row")
         self.tokens = Signal.like(self.count, name="group_tokens")
+        self.more = Signal(name="group_more")
         self.first = Signal(config.position_width, name="group_first", reset_less=True)
         self.position = Signal.like(self.first, name="group_position")
         self.token, self.fills = read.data, self.count == config.rows - 1
@@ -367,7 +366,7 @@ class _Group:
             read.addr.eq(at),
             self.position.eq(self.first + at),
             self.tokens.eq(Mux(single, 1, self.count - (sample & (op.when == When.PREFILL)))),
-            more.eq((op.kind != Kind.LINEAR) & (self.row != self.tokens - 1)),
+            self.more.eq((op.kind != Kind.LINEAR) & (self.row != self.tokens - 1)),
         ]
 
     def take(self, m: Module, token: Any, position: Any) -> None:

@@ -14,6 +14,7 @@ from ..types import Streams, Transfers
 from .image import Image, compile_image, precision_of, turns_of
 from .integer import IntegerModel
 from .model import Embedding, Integer, Layer, Matrix, Model, ModelConfig, Ternary
+from .sequencer import groups
 from .timing import estimate
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def stimulus(config: EngineConfig, rng: np.random.Generator, transfers: int) -> 
     program["last"] = program["at"] == len(ops) - 1
     rows = _embedding_rows(config, image)
     words, gains = image.prefill_words, len(image.gains) - config.dim // config.norm_lanes
-    weights = [image.weights[: None if s else words] for s in sample]
+    passes = [bool(sample[group.numbers[-1]]) for group in groups(config.sequencer, given)]
+    weights = [image.weights[: None if s else words] for s in passes]
     return {
         **given,
         "program_i": program,
@@ -52,7 +54,7 @@ def stimulus(config: EngineConfig, rng: np.random.Generator, transfers: int) -> 
         }
         | {"seed": np.full(int(sample.sum()), seed)},
         "weights_i": _words(config, np.concatenate(weights)),
-        "gains_i": {"gains": np.concatenate([image.gains[: None if s else gains] for s in sample])},
+        "gains_i": {"gains": np.concatenate([image.gains[: None if s else gains] for s in passes])},
         "embed_i": {"codes": rows[token].reshape(-1, config.norm_lanes)},
     }
 
@@ -63,17 +65,22 @@ def golden(config: EngineConfig, inputs: Streams) -> Streams:
     tokens = inputs["token_i"]
     answers, state = [], model.start()
     fetches: dict[str, list[list[int]]] = {"weights": [], "gains": [], "embed": []}
-    for token, restart, sample in zip(*tokens.values(), strict=True):
-        if restart:
-            state = model.start()
-        logits = model.forward(np.array([token]), state)
-        if sample:
-            answers.append(int(logits.greedy()[0]))
+    for group in groups(config.sequencer, inputs):
+        numbers, sample = group.numbers, False
+        for number in numbers:
+            if tokens["restart"][number]:
+                state = model.start()
+            logits = model.forward(tokens["token"][number : number + 1], state)
+            sample = bool(tokens["sample"][number])
+            if sample:
+                answers.append(int(logits.greedy()[0]))
         for op in image.program:
             if op["when"] == (When.PREFILL if sample else When.SAMPLE):
                 continue
             if op["kind"] == Kind.EMBED:
-                fetches["embed"].append([token, op["rows"], op["value"]])
+                fetches["embed"] += [
+                    [int(tokens["token"][number]), op["rows"], op["value"]] for number in numbers
+                ]
             elif op["kind"] == Kind.LINEAR:
                 fetches["weights"].append([op["address"], op["words"]])
             elif op["kind"] == Kind.NORM and op["unit"] != Source.DISCARD:
@@ -95,11 +102,15 @@ def cycles(config: EngineConfig, inputs: Streams) -> int:
     model, image = compiled(config, int(inputs["sampler_i"]["seed"][0]))
     tokens, turns = inputs["token_i"], turns_of(image.program)
     total = len(inputs["program_i"]["at"])
-    position = -1
-    for restart, sample in zip(tokens["restart"], tokens["sample"], strict=True):
-        position = 0 if restart else position + 1
+    for group in groups(config.sequencer, inputs):
         total += estimate(
-            model.config, config, position, sample=bool(sample), fetch=0, turns=turns
+            model.config,
+            config,
+            group.position,
+            count=len(group.numbers),
+            sample=bool(tokens["sample"][group.numbers[-1]]),
+            fetch=0,
+            turns=turns,
         ).cycles
     return total
 

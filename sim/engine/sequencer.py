@@ -148,7 +148,7 @@ def _program(writes: Transfers) -> Transfers:
 
 
 @dataclass
-class _Group:
+class Group:
     """Tokens that share a walk: their numbers, the position of the first, and cycles until then.
 
     ``cycles`` are those from the end of the walk before to the first operation of this one.
@@ -172,15 +172,15 @@ class _Step:
     count: int = 0
 
 
-def _groups(config: SequencerConfig, inputs: Streams) -> Iterator[_Group]:
+def groups(config: SequencerConfig, inputs: Streams) -> Iterator[Group]:
     """Groups that are complete; what is dropped takes its cycle."""
     samples, restarts = inputs["token_i"]["sample"], inputs["token_i"]["restart"]
-    position, group = -1, _Group()
+    position, group = -1, Group()
     for number, restart in enumerate(restarts):
         if group.numbers and restart:
             group.cycles += 1
             yield group
-            group = _Group()
+            group = Group()
         group.cycles += 1
         if restart or position < 0:
             position = 0
@@ -194,14 +194,14 @@ def _groups(config: SequencerConfig, inputs: Streams) -> Iterator[_Group]:
         full = len(group.numbers) == config.rows or position == config.context - 1
         if full or samples[number]:
             yield group
-            group = _Group()
+            group = Group()
 
 
 def _steps(config: SequencerConfig, inputs: Streams) -> Iterator[_Step]:
     """Every operation of every group that is looked at."""
     program, tokens = _program(inputs["program_i"]), inputs["token_i"]["token"]
     kinds = [Kind(min(int(kind), Kind.END)) for kind in program["kind"]]
-    for group in _groups(config, inputs):
+    for group in groups(config, inputs):
         sample, after = bool(inputs["token_i"]["sample"][group.numbers[-1]]), group.cycles
         for at, kind in enumerate(kinds):
             rows = list(enumerate(group.numbers))

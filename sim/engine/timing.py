@@ -303,8 +303,9 @@ class _Group(_Token):
                 self._norms(added, rows, "norm before Q, K and V")
             sizes = (model.q_dim, model.kv_dim, model.kv_dim)
             state, mixed = _Attention(), []
-            for row, products in enumerate(self._products(sizes)):
-                mixed.append(self._attention(*products, self.position + row, state))
+            for row, (queries, keys, values) in enumerate(self._products(sizes)):
+                at = self.position + row
+                mixed.append(self._attention(queries, keys, values, at, state))
             self._norms(mixed, model.q_dim // config.norm_lanes, "attention and its norm")
             added = [
                 self._row_added(row, *each) for row, each in self._pass(model.dim, model.q_dim)

@@ -210,7 +210,7 @@ class Sequencer(wiring.Component):
             self._hand_out(m, op, group.position, group.token)
             m.d.comb += [
                 self.embed_o.p.row.eq(group.position),
-                self.norm_o.p.again.eq(group.row != 0),
+                self.norm_o.p.again.eq(group.again),
                 self.norm_o.p.final.eq(~group.more),
                 self.linear_o.p.count.eq(group.tokens),
             ]
@@ -343,8 +343,8 @@ class _Group:
     """Tokens that share a walk through the program, and the one that an operation is for now.
 
     ``count`` of them are there; ``fills``: the next one completes the group.  ``row``: how often
-    the operation was handed out before; ``more``: it will be again.  ``tokens``: for how many it
-    is.  ``token`` and ``position`` are those of the one it is handed out for.
+    the operation was handed out; ``again``: it was; ``more``: it will be.  ``tokens``: for how many
+    it is.  ``token`` and ``position`` are those of the one it is handed out for.
     """
 
     def __init__(self, m: Module, config: SequencerConfig, op: Any, sample: Signal):
@@ -360,12 +360,14 @@ class _Group:
         self.position = Signal.like(self.first, name="group_position")
         self.token, self.fills = read.data, self.count == config.rows - 1
         at, single = Signal(config.row_width, name="group_at"), Signal(name="group_single")
+        self.again = Signal(name="group_again")
         m.d.comb += [
             single.eq(op.when == When.SAMPLE),
             at.eq(Mux(single, self.count - 1, self.row)),
             read.addr.eq(at),
             self.position.eq(self.first + at),
             self.tokens.eq(Mux(single, 1, self.count - (sample & (op.when == When.PREFILL)))),
+            self.again.eq(self.row != 0),
             self.more.eq((op.kind != Kind.LINEAR) & (self.row != self.tokens - 1)),
         ]
 

@@ -89,8 +89,8 @@ def written(model: IntegerModel, prompt: list[int], tokens: int) -> list[int]:
     return answers
 
 
-def prompt_of(length: int) -> list[int]:
-    return [int(token) for token in np.random.default_rng(length).integers(0, CONFIG.vocab, length)]
+def prompt_of(length: int, vocab: int = CONFIG.vocab) -> list[int]:
+    return [int(token) for token in np.random.default_rng(length).integers(0, vocab, length)]
 
 
 def told(teller: Teller, prompt: list[int], tokens: int = 100) -> Tally:
@@ -229,7 +229,7 @@ def test_other_engines_tell_the_same(rows: int, changes: dict[str, Any]) -> None
         for stalls in (0.0, 0.4):
             teller.machine.stall(stalls, 3)
             for length in (1, 5, 8, 16):
-                tally = told(teller, prompt_of(length))
+                tally = told(teller, prompt_of(length, config.vocab))
                 if not stalls and overlap and tally.prompt:
                     assert teller.estimate_prompt(tally) * tally.prompt_tokens == pytest.approx(
                         tally.prompt_cycles, rel=0.06

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from atriplex.gen import blocks, cache
+from atriplex.gen import blocks
 from atriplex.gen.engine import machine, story
 from atriplex.gen.engine.story import Story, Tally, Teller
 from atriplex.gen.verilog import emit
@@ -42,7 +42,7 @@ FAULTS = {
 def quick() -> Iterator[None]:
     """Builds that take seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "build", functools.partial(machine.build, flags=("-O0",)))
+        patch.setattr(machine, "OPTIMISED", "-O0")
         yield
 
 
@@ -240,7 +240,7 @@ def test_other_engines_tell_the_same(rows: int, changes: dict[str, Any]) -> None
 @pytest.mark.long
 def test_rtl_with_rows_agrees_with_golden_model_at_its_ports() -> None:
     design = emit(blocks.find("engine"), EngineConfig.of({**TINY, "rows": 4}))
-    outcome = simulate(design, cache=cache.root() / "sim", transfers=1000)
+    outcome = simulate(design, transfers=1000)
     assert [(mode["first"], mode["untaken"]) for mode in outcome.modes] == [(None, 0)] * len(
         outcome.modes
     )

@@ -322,14 +322,14 @@ class _Group(_Token):
             self._linear(model.vocab)
             self._wait(self._element() + 3, "choice of the token")
         else:
-            self._wait(self._element() + WIDEN_LATENCY + config.residual.latency + 3, "end")
+            self._wait(self._row_added(1, down) + 3 if down else 0, "end")
         return self.result
 
     def _row_added(self, row: int, product: _Product) -> int:
         """As ``_added``; gains are loaded for the first token."""
         if not row:
             return self._added(product)
-        return self._element() + WIDEN_LATENCY + self.config.residual.latency
+        return self._element() + WIDEN_LATENCY + self.config.residual.latency + QUEUE_LATENCY
 
     def _norms(self, arrive: list[int], rows: int, name: str) -> None:
         """Vectors whose last rows could reach the norm in those cycles, until the first word.

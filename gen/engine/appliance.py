@@ -107,6 +107,7 @@ def blocks(config: EngineConfig, image: Image) -> int:
         (len(image.weights), 8 * word),
         (len(image.embedding), 8 * config.norm_lanes),
         (len(image.gains), 16 * config.norm_lanes),
+        (config.sums, config.rows * config.product.acc_width),
         *((store.vectors, store.word_width) for store in (key, value)),
         *((len(image.table), 32 + len(image.table).bit_length()),) * 2,  # ROM and table
     ]

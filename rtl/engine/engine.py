@@ -283,10 +283,11 @@ answer; and whether the watchdog has given up."""
 class Engine(wiring.Component):
     """Decoder-only transformer: embedding, ternary projections, attention, sampler.
 
-    Runs the program once for every token: ``docs/engine.md`` says which units there are and what
-    order they keep, ``docs/model.md`` what they compute, bit for bit.  Weights, gains and embedding
-    rows are asked for and come in as streams; a memory needs one word a cycle of weights and
-    little else.
+    Runs the program once for every token, or with ``rows`` once for up to as many tokens of a
+    prompt, which then share what is fetched and wait for each other: ``docs/engine.md`` says which
+    units there are and what order they keep, ``docs/model.md`` what they compute, bit for bit.
+    Weights, gains and embedding rows are asked for and come in as streams; a memory needs one word
+    a cycle of weights and little else.
 
     A token whose ``sample`` is set is answered by one on ``token_o``; the others fill the KV store.
     Results are the same bits however the streams stall; nothing overflows that ``docs/model.md``

@@ -13,7 +13,7 @@ from typing import Any
 BOARD, TARGET_MHZ = "ulx3s-85f", 60.0
 PLACED = Path(__file__).with_name("placed.json")
 FIELDS = ("board", "lut", "ff", "ram", "dsp", "fmax_mhz", "target_mhz", "met", "config")
-SAME = ("lanes", "norm_lanes", "head_lanes", "matvec", "select")
+SAME = ("lanes", "norm_lanes", "head_lanes", "matvec", "select", "rows")
 """Parameters that the clock depends on."""
 
 

@@ -82,7 +82,7 @@ class _Attention:
     """When attention has done what the tokens so far gave it to do.
 
     The last query was loaded, key met its query, value was added; each divider gave its last
-    result, each head's query was done with; and when the heads' quantiser held no more than one.
+    result; each head's query was done with.  ``tried``: what was given to the choice of tokens.
     """
 
     loaded: int = 0
@@ -90,6 +90,7 @@ class _Attention:
     mixed: int = 0
     divided: list[int] = field(default_factory=lambda: [0, 0])
     free: dict[int, int] = field(default_factory=dict)
+    tried: list[tuple[int, int]] = field(default_factory=list)
 
 
 class _Token:
@@ -226,7 +227,9 @@ class _Token:
             loaded = max(taken[-1] + loads, there + codes + 1)
             loads_at.append(loaded)
         for ready, (first, last) in zip(
-            loads_at, self._chosen([there + codes for there in theirs], position), strict=True
+            loads_at,
+            self._chosen([there + codes for there in theirs], position, state),
+            strict=True,
         ):
             met = max(ready, first_old, met, first)
             mixed = max(met + unit.score_latency + 5, mixed) + unit.rows + old + rises
@@ -251,7 +254,9 @@ class _Token:
         state.loaded, state.met, state.mixed = loaded, met, mixed
         return mixed + unit.result_latency + 1
 
-    def _chosen(self, queries: list[int], position: int) -> Iterator[tuple[int, int]]:
+    def _chosen(
+        self, queries: list[int], position: int, state: _Attention
+    ) -> Iterator[tuple[int, int]]:
         """For each head when its first and its last old key can be there, for what chooses them.
 
         ``queries``: cycles in which each head's last row of codes comes.
@@ -263,7 +268,8 @@ class _Token:
         read = QUEUE_LATENCY + 2  # from a chosen token to its key
         rows = config.choice.rows
         offered = [there - rows + 1 + QUEUE_LATENCY for there in queries]
-        for first, last in passes(config.choice, [(position + 1, each) for each in offered]):
+        state.tried += [(position + 1, each) for each in offered]
+        for first, last in list(passes(config.choice, state.tried))[-len(queries) :]:
             yield first + 3 + read, last - 1 + read
 
 

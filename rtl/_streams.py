@@ -71,32 +71,6 @@ class Queue(wiring.Component):
         return m
 
 
-class Hold(wiring.Component):
-    """One transfer in registers: a cut through ``valid`` and payload, not through ``ready``."""
-
-    i: stream.Interface
-    o: stream.Interface
-
-    def __init__(self, layout: Any):
-        self.layout = layout
-        super().__init__({
-            "i": In(stream.Signature(layout)),
-            "o": Out(stream.Signature(layout)),
-        })
-
-    def elaborate(self, platform):
-        m = Module()
-        valid, held = Signal(), Signal(self.layout, reset_less=True)
-        m.d.comb += [
-            self.i.ready.eq(~valid | self.o.ready),
-            self.o.valid.eq(valid),
-            self.o.p.eq(held),
-        ]
-        with m.If(self.i.ready):
-            m.d.sync += [valid.eq(self.i.valid), held.eq(self.i.p)]
-        return m
-
-
 class Skid(wiring.Component):
     """Up to two transfers in registers: ``valid``, payload and ``ready`` are all registers."""
 
@@ -209,6 +183,27 @@ def fork(m: Module, source: Any, targets: Sequence[Any], name: str) -> list[Any]
         with m.If(source.valid):
             m.d.sync += one.eq(Mux(done, 0, one | target.ready))
     return offers
+
+
+class Unless:
+    """A target of :func:`fork` that a transfer passes by unless ``needs``."""
+
+    def __init__(self, port: Any, needs: Any):
+        self.ready = port.ready | ~needs
+
+
+def last_move(m: Module, count: Any, moved: Any, name: str = "") -> Signal:
+    """Whether a move is the last of ``count``, at least one; ``moved``: one is made now.
+
+    ``count`` is heeded with a run's first move, and the next run's follows the last one.
+    """
+    width = len(count)
+    left, fresh = Signal(width, name=f"{name}left"), Signal(name=f"{name}fresh", init=1)
+    now, final = Signal(width, name=f"{name}now"), Signal(name=f"{name}final")
+    m.d.comb += [now.eq(Mux(fresh, count, left)), final.eq(now == 1)]
+    with m.If(moved):
+        m.d.sync += [left.eq(now - 1), fresh.eq(final)]
+    return final
 
 
 def credit(m: Module, name: str, most: int, back: Any, spent: Any) -> Signal:

@@ -6,13 +6,13 @@ import json
 import re
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 from atriplex.fpga import boards, flow
 from atriplex.gen.engine import appliance, machine, serial
 from atriplex.gen.engine.story import Story, Tally, Teller, config_for
 from atriplex.rtl.engine.engine import EngineConfig
 from atriplex.sim.engine.engine import compiled
+from atriplex.sim.engine.generate import generate
 from atriplex.sim.engine.image import DoesNotFit, compile_image
 from atriplex.sim.engine.integer import IntegerModel
 from atriplex.sim.engine.timing import estimate
@@ -33,17 +33,6 @@ def teller(model: IntegerModel) -> Iterator[Teller]:
     one.close()
 
 
-def written(model: IntegerModel, prompt: list[int], tokens: int) -> list[int]:
-    """What the golden model answers, the likeliest token each time."""
-    state, given, answers = model.start(), list(prompt), []
-    for position in range(min(len(prompt) + tokens - 1, model.config.context)):
-        logits = model.forward(np.array([given[position]]), state)
-        if position >= len(prompt) - 1:
-            answers.append(int(logits.greedy()[0]))
-            given.append(answers[-1])
-    return answers
-
-
 @pytest.mark.parametrize("stalls", [0.0, 0.3, 0.8])
 def test_every_vector_of_whole_texts_equals_the_golden_model(teller: Teller, stalls: float):
     teller.machine.stall(stalls, 7)
@@ -51,7 +40,7 @@ def test_every_vector_of_whole_texts_equals_the_golden_model(teller: Teller, sta
         tally = Tally()
         answers = list(teller.tell(prompt, 100, check_activations=True, tally=tally))
         assert tally.wrong == []
-        assert answers == written(teller.model, prompt, 100)
+        assert answers == list(generate(teller.model, prompt, 100))
         assert len(answers) == CONFIG.context - len(prompt) + 1
     teller.machine.stall(0.0, 7)
 
@@ -96,7 +85,7 @@ def test_estimates_are_near_the_simulation(teller: Teller):
 
 
 def test_reset_in_mid_token_and_the_next_text_is_right(teller: Teller):
-    whole = written(teller.model, [4, 2], 6)
+    whole = list(generate(teller.model, [4, 2], 6))
     for cycles in (1, 17, 90, 250, 500):
         with pytest.raises(machine.Stuck):
             teller.machine.token(9, restart=True, sample=True, limit=cycles)
@@ -113,13 +102,13 @@ def test_a_stream_that_stops_is_named_and_goes_on_when_it_does(teller: Teller, m
         teller.machine.token(9, restart=True, sample=True, limit=5000)
     teller.machine.starve(None)
     teller.machine.reset()
-    assert list(teller.tell([4, 2], 6)) == written(teller.model, [4, 2], 6)
+    assert list(teller.tell([4, 2], 6)) == list(generate(teller.model, [4, 2], 6))
 
 
 def test_the_watchdog_tells_a_stream_that_stops_from_a_slow_one(teller: Teller):
     one = teller.machine
     one.stall(0.9, 5)
-    assert list(teller.tell([4, 2], 3)) == written(teller.model, [4, 2], 3)
+    assert list(teller.tell([4, 2], 3)) == list(generate(teller.model, [4, 2], 3))
     assert not one.status()["stuck"]
     one.stall(0.0, 5)
     one.starve("weights")
@@ -143,7 +132,7 @@ def test_drawn_tokens_are_the_golden_samplers(model: IntegerModel, teller: Telle
     one.close()
     assert tally.wrong == []
     assert len(drawn) == 14 != len(set(drawn) | {-1})
-    assert drawn != written(model, [1], 14)
+    assert drawn != list(generate(model, [1], 14))
 
 
 def test_models_that_do_not_fit_are_refused_with_what_they_need(model: IntegerModel):
@@ -159,7 +148,7 @@ def test_the_appliance_answers_on_its_serial_line(model: IntegerModel):
     tally = Tally()
     for prompt in ([3, 1, 4], [2]):
         answers = list(serial.tell(line, model, prompt, 5, tally))
-        assert answers == written(model, prompt, 5)
+        assert answers == list(generate(model, prompt, 5))
     line.close()
     assert tally.wrong == []
     assert tally.checked == 12
@@ -184,7 +173,9 @@ def test_the_netlist_of_a_board_tells_the_same_text(model: IntegerModel):
     netlist = flow.board_netlist(design, board, board.clock_mhz)
     cells = [path.read_text() for path in flow.cell_models(board.family)]
     line, tally = serial.Line(serial.build(design, 8, [*cells, netlist])), Tally()
-    assert list(serial.tell(line, model, [3, 1, 4], 10, tally)) == written(model, [3, 1, 4], 10)
+    assert list(serial.tell(line, model, [3, 1, 4], 10, tally)) == list(
+        generate(model, [3, 1, 4], 10)
+    )
     line.close()
     assert tally.wrong == []
 

@@ -18,6 +18,7 @@ from atriplex.rtl.engine.engine import EngineConfig
 from atriplex.rtl.engine.sequencer import SequencerConfig
 from atriplex.rtl.vector.residual import ResidualConfig
 from atriplex.sim.engine.engine import compiled
+from atriplex.sim.engine.generate import generate
 from atriplex.sim.engine.image import turns_of
 from atriplex.sim.engine.integer import IntegerModel
 from atriplex.sim.engine.timing import estimate
@@ -78,17 +79,6 @@ def teller(model: IntegerModel) -> Iterator[Teller]:
     one.close()
 
 
-def written(model: IntegerModel, prompt: list[int], tokens: int) -> list[int]:
-    """What the golden model answers, the likeliest token each time."""
-    state, given, answers = model.start(), list(prompt), []
-    for position in range(min(len(prompt) + tokens - 1, model.config.context)):
-        logits = model.forward(np.array([given[position]]), state)
-        if position >= len(prompt) - 1:
-            answers.append(int(logits.greedy()[0]))
-            given.append(answers[-1])
-    return answers
-
-
 def prompt_of(length: int, vocab: int = CONFIG.vocab) -> list[int]:
     return [int(token) for token in np.random.default_rng(length).integers(0, vocab, length)]
 
@@ -97,7 +87,7 @@ def told(teller: Teller, prompt: list[int], tokens: int = 100) -> Tally:
     tally = Tally()
     answers = list(teller.tell(prompt, tokens, check_activations=True, tally=tally))
     assert tally.wrong == []
-    assert answers == written(teller.model, prompt, tokens)
+    assert answers == list(generate(teller.model, prompt, tokens))
     return tally
 
 

@@ -81,7 +81,7 @@ def library(
 
     ``harness`` includes ``ports``, which is written as ``engine_ports.h``.
     """
-    key = [*texts, ports, harness.read_text(), simulator.version("verilator"), *OPTIMISED]
+    key = [*texts, ports, harness.read_text(), simulator.version("verilator"), OPTIMISED]
 
     def fill(work: Path) -> None:
         progress("build of the simulation")

@@ -5,7 +5,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,19 +178,21 @@ class Teller:
 
     def estimate(self, tally: Tally) -> float:
         """Estimated cycles a token, over the tokens that were answered."""
-        first, model, turns = tally.prompt_tokens, self.model.config, turns_of(self.image.program)
-        total = sum(
-            estimate(model, self.config, position, overlap=self.overlap, turns=turns).cycles
-            for position in range(first, first + tally.tokens)
-        )
+        first = tally.prompt_tokens
+        answered = range(first, first + tally.tokens)
+        total = self._estimated((range(at, at + 1), True) for at in answered)
         return total / max(tally.tokens, 1)
 
     def estimate_prompt(self, tally: Tally) -> float:
         """Estimated cycles a token, over those of the prompt that have no pass to themselves."""
-        model, turns = self.model.config, turns_of(self.image.program)
-        total = sum(
+        return self._estimated(tally.prompt) / max(tally.prompt_tokens, 1)
+
+    def _estimated(self, passes: Iterable[tuple[range, bool]]) -> int:
+        """Estimated cycles of passes: positions, and whether the last one is answered."""
+        turns = turns_of(self.image.program)
+        return sum(
             estimate(
-                model,
+                self.model.config,
                 self.config,
                 group.start,
                 count=len(group),
@@ -198,9 +200,8 @@ class Teller:
                 overlap=self.overlap,
                 turns=turns,
             ).cycles
-            for group, sample in tally.prompt
+            for group, sample in passes
         )
-        return total / max(tally.prompt_tokens, 1)
 
     def _choice(self, logits: IntegerLogits) -> int:
         """The token that the golden model chooses."""

@@ -7,7 +7,7 @@ from amaranth.hdl import Module, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .._streams import Queue, fork, rows_layout
+from .._streams import Queue, Unless, fork, rows_layout
 from ._program import Source
 
 FETCH = data.StructLayout({"address": unsigned(32), "count": unsigned(28)})
@@ -145,10 +145,3 @@ class _Count:
                 self.first.eq(0),
                 self.last.eq(self.left == 2),
             ]
-
-
-class Unless:
-    """A target that a transfer passes by unless ``needs``."""
-
-    def __init__(self, port: Any, needs: Any):
-        self.ready = port.ready | ~needs

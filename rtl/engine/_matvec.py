@@ -8,7 +8,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .._pipeline import Pipeline
-from .._streams import Queue, Widen, fork
+from .._streams import Queue, Widen, fork, last_move
 from ..codec._digits import base3_ninths, ninths_trits
 from ..mac.boothflex import Boothflex, BoothflexConfig
 from ..mac.ternary_gemv import TernaryGemv, TernaryGemvConfig, _Vectors
@@ -83,11 +83,7 @@ class _Matvec(wiring.Component):
 
     def _count(self, m: Module, words: Any, used: Any) -> Signal:
         """Whether this is the operation's last word; ``used``: its last use is in this cycle."""
-        left, fresh = Signal(28), Signal(init=1)
-        now, final = Signal(28), Signal()
-        m.d.comb += [now.eq(Mux(fresh, words.p.words, left)), final.eq(now == 1)]
-        with m.If(used):
-            m.d.sync += [left.eq(now - 1), fresh.eq(final)]
+        final = last_move(m, words.p.words, used)
         m.d.comb += words.ready.eq(used & final)
         return final
 

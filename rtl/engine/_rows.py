@@ -9,8 +9,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from .._streams import Queue, credit, fork
-from ._feed import Unless
+from .._streams import Queue, Unless, credit, fork, last_move
 
 OPERATIONS = 4
 """Most linear operations on a vector."""
@@ -87,7 +86,8 @@ class RowsMatvec(wiring.Component):
         for port, offer, one in zip(ports, offers, active, strict=True):
             m.d.comb += port.valid.eq(offer & one)
         m.d.comb += self.weights_i.ready.eq(source.ready & words.o.valid)
-        _count(m, "words", words.o, source.valid & source.ready)
+        moved = source.valid & source.ready
+        m.d.comb += words.o.ready.eq(moved & last_move(m, words.o.p.left, moved, "words_"))
 
         taken, there = Signal(), sums.o.valid
         for row, (core, one) in enumerate(
@@ -96,7 +96,7 @@ class RowsMatvec(wiring.Component):
             there = there & (core.o.valid | ~one) if row else there & core.o.valid
             m.d.comb += [core.o.ready.eq(taken & one), self.o.p.sums[row].eq(core.o.p.sum)]
         m.d.comb += [self.o.valid.eq(there), taken.eq(self.o.valid & self.o.ready)]
-        _count(m, "sums", sums.o, taken)
+        m.d.comb += sums.o.ready.eq(taken & last_move(m, sums.o.p.left, taken, "sums_"))
         return m
 
     def _vectors(self, m: Module) -> None:
@@ -131,19 +131,6 @@ class _Source:
     def __init__(self, m: Module, name: str, valid: Any):
         self.valid, self.ready = Signal(name=f"{name}_valid"), Signal(name=f"{name}_ready")
         m.d.comb += self.valid.eq(valid)
-
-
-def _count(m: Module, name: str, todo: Any, moved: Any) -> None:
-    """Takes the oldest of ``todo`` with the last of its ``left`` moves."""
-    left, fresh = Signal(28, name=f"{name}_left"), Signal(name=f"{name}_fresh", init=1)
-    now, final = Signal(28, name=f"{name}_now"), Signal(name=f"{name}_final")
-    m.d.comb += [
-        now.eq(Mux(fresh, todo.p.left, left)),
-        final.eq(now == 1),
-        todo.ready.eq(moved & final),
-    ]
-    with m.If(moved):
-        m.d.sync += [left.eq(now - 1), fresh.eq(final)]
 
 
 class Replay(wiring.Component):

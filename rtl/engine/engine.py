@@ -10,7 +10,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .._streams import Queue, Widen, bits_for, fork
+from .._streams import Queue, Unless, Widen, bits_for, fork
 from ..config import Config, param
 from ..kv.kv_store import KvStore, KvStoreConfig
 from ..kv.lop_select import LopSelectConfig
@@ -24,7 +24,7 @@ from ..vector.rms_norm import RmsNorm, RmsNormConfig
 from ..vector.rope import RopeConfig, table_layout
 from ..vector.sampler import Sampler, SamplerConfig, choice_layout
 from ._attend import Attend
-from ._feed import FETCH, Feed, Unless
+from ._feed import FETCH, Feed
 from ._heads import Heads, element_layout
 from ._matvec import BOOTH_FRONT, BoothMatvec, TernaryMatvec, word_layout
 from ._program import Source, Target

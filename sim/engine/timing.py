@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...rtl._streams import QUEUE_LATENCY, WIDEN_LATENCY
 from ...rtl.engine._rows import REPLAY_LATENCY
@@ -103,6 +103,7 @@ class _Token:
         overlap: bool,
         fetch: int,
         turns: Iterable[int],
+        count: int = 1,
     ):
         self.model, self.config, self.position = model, config, position
         self.sample, self.overlap, self.fetch = sample, overlap, fetch
@@ -117,7 +118,7 @@ class _Token:
         self.scaled = 0  # the first cycle in which a sum of the next operation finds its scale
         self.final = 0  # the cycle in which the last sum was scaled
         self.result = Estimate()
-        self.count = 1
+        self.count = count
         self.turns = itertools.chain(turns, itertools.repeat(1))
 
     def estimate(self) -> Estimate:
@@ -280,19 +281,8 @@ class _Group(_Token):
     pass begins when the last vector is there.
     """
 
-    def __init__(
-        self,
-        model: ModelConfig,
-        config: EngineConfig,
-        position: int,
-        sample: bool,
-        overlap: bool,
-        fetch: int,
-        turns: Iterable[int],
-        count: int,
-    ):
-        super().__init__(model, config, position, sample, overlap, fetch, turns)
-        self.count = count
+    def __init__(self, *given: Any):
+        super().__init__(*given)
         self.scales: list[int] = []  # cycles in which each token's first sum finds its scale
         self.offered = [0, 0]  # when the norm's last two vectors were offered to its scale
 

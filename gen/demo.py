@@ -16,7 +16,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -25,6 +27,9 @@ from rich.table import Table
 from ..rtl.errors import AtriplexError
 from . import blocks
 from .verilog import emit
+
+if TYPE_CHECKING:
+    from .engine.story import Story
 
 PROMPT = "Once upon a time there was a king"
 BLOCK, PRESET, BOARD, TARGET_MHZ = "ternary_gemv", "storybook", "ulx3s", 60.0
@@ -53,7 +58,6 @@ def demo(prompt: str, out: Path) -> int:
     from ..sim.mac import ternary_gemv as golden
     from ..sim.run import simulate
     from .engine import report as engine_report
-    from .engine.story import Story
     from .model.generate import first_layer
 
     stage = _Stages()
@@ -96,7 +100,7 @@ def demo(prompt: str, out: Path) -> int:
         "LUT4 per lane, memory and control included": f"{report.lut / config.lanes:.1f}",
         "tokens/s through layer 0": f"{clock / (outcome.cycles / tokens):,.0f}",
         "tokens/s through all ternary weights": f"{clock * config.lanes / model_weights:,.0f}",
-        "bitstream": str(out / (report.bitstream or "-")),
+        "bitstream": report.bitstream or "-",
     }
     console = Console()
     table = Table(title=f"{BLOCK}, {config.lanes} lanes, on the shipped model", show_header=False)
@@ -105,7 +109,7 @@ def demo(prompt: str, out: Path) -> int:
     console.print(table)
 
     stage("the transformer engine in Verilator")
-    story = Story(prompt, tokens=TOKENS, temperature=0.5, top_k=20, seed=3, progress=stage)
+    story = tale(prompt, TOKENS, stage)
     stage.done()
     print(f"\n{prompt}", end="", flush=True)
     for piece in story:
@@ -120,6 +124,13 @@ def demo(prompt: str, out: Path) -> int:
     for wrong in measured["wrong"]:
         print(wrong, file=sys.stderr)
     return 0 if outcome.passed and report.met and not measured["wrong"] else 1
+
+
+def tale(prompt: str, tokens: int, progress: Callable[[str], None] = lambda stage: None) -> "Story":
+    """The text that the demo's engine tells."""
+    from .engine.story import Story
+
+    return Story(prompt, tokens=tokens, temperature=0.5, seed=3, progress=progress)
 
 
 def _warm_up() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from atriplex.fpga import boards, flow
+from atriplex.gen import demo
 from atriplex.gen.engine import appliance, machine, serial
 from atriplex.gen.engine.story import Story, Tally, Teller, config_for
 from atriplex.rtl.engine.engine import EngineConfig
@@ -196,6 +197,13 @@ def test_the_shipped_model_runs_at_the_promised_utilisation(shipped: Story):
     assert text.strip()
     assert tally.utilisation > 0.93
     assert shipped.teller.estimate(tally) == pytest.approx(tally.cycles / 12, rel=0.01)
+
+
+def test_the_demo_tells_its_tale():
+    tale = demo.tale(demo.PROMPT, 2)
+    assert "".join(tale)
+    assert (tale.tally.wrong, tale.tally.tokens) == ([], 2)
+    tale.teller.close()
 
 
 @pytest.mark.long

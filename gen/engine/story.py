@@ -282,16 +282,15 @@ class Story:
         model = IntegerModel.compile(file.model, precision_of(self.config))
         if model.bits > 2:
             self.config = config_for(model.config, **{"matvec": "booth", **(settings or {})})
-        if temperature:
-            model = model.at_temperature(temperature)
         check_prompt(model.config, self.ids)
+        if temperature:
+            model, most = model.at_temperature(temperature), self.config.sampler.top_k
+            if top_k > most:
+                raise ModelError(f"the engine draws from at most {most} tokens, not {top_k}")
         self.teller = Teller(model, self.config, overlap=overlap, progress=progress)
         self.teller.machine.stall(stalls, seed + 1)
         if temperature:
-            most = self.config.sampler.top_k
-            if top_k > most:
-                raise ModelError(f"the engine draws from at most {most} tokens, not {top_k}")
-            self.teller.draw(top_k or most, seed)
+            self.teller.draw(top_k or self.config.sampler.top_k, seed)
 
     def __iter__(self) -> Iterator[str]:
         came, text = 0, TextStream(self.tokenizer, self.ids)

@@ -555,16 +555,22 @@ def train(
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in FOLDER")] = False,
     source: Annotated[str, typer.Option(help="where the text is from, for the card")] = "",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="a size of the model; repeat it"),
+    ] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Train a ternary model on a text: packed file, model card, loss curve, log."""
     from . import reports
-    from .model.train import TrainConfig
+    from .configs import settings_of
+    from .model.train import TrainConfig, sized
     from .model.train import train as train_model
 
     given = {"steps": steps, "float_steps": float_steps, "batch": batch, "threads": threads}
-    config = TrainConfig(**{name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    config = TrainConfig(model=sized(settings_of(settings or ())), **given)
     if not text.is_file():
         raise AtriplexError(f"{text}: no such file")
     with progress(json) as stage:

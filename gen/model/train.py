@@ -10,14 +10,14 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...rtl.errors import AtriplexError
+from ...rtl.errors import AtriplexError, unknown
 from ...sim.engine.model import Embedding, Model, ModelConfig, Ternary, expected_shapes
 from . import bpe, card, packed
 from .corpus import Corpus
@@ -66,6 +66,18 @@ class TrainConfig:
     def fall(self, steps: int) -> int:
         """Steps at the end in which the learning rate falls."""
         return max(1, round(steps * self.decay))
+
+
+def sized(settings: Mapping[str, Any]) -> ModelConfig:
+    """The shipped model's sizes but for ``settings``.
+
+    Raises :class:`TrainError` for a name that is none of them, ``ModelError`` for a value.
+    """
+    known = [each.name for each in fields(ModelConfig) if each.type in ("int", int)]
+    for name in settings:
+        if name not in known:
+            raise TrainError(unknown("size", name, known))
+    return ModelConfig(**settings)
 
 
 def train(

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Golden model of the micro engine at its ports: random small models and texts."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...rtl.engine._microcode import Op
+from ...rtl.engine._routines import microcode
+from ..types import Streams
+from .engine import random_model
+from .integer import IntegerModel, IntegerState, Trace
+from .model import ModelConfig
+from .store import StoreImage, compile_store
+
+if TYPE_CHECKING:
+    from ...rtl.engine.micro_engine import MicroEngineConfig
+
+SIZES = ModelConfig(
+    dim=16,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=4,
+    hidden=32,
+    vocab=32,
+    context=8,
+)
+"""Of the models in the stimulus."""
+
+
+CYCLE_TOLERANCE = 0.02
+"""The cycle model takes as typical what the values decide."""
+
+
+def _values(c: ModelConfig) -> int:
+    """About as many as the tap shows of a token."""
+    layer = 2 * c.dim + 3 * c.hidden + 6 * c.q_dim
+    return c.dim + c.layers * layer + c.vocab
+
+
+def stimulus(config: MicroEngineConfig, rng: np.random.Generator, transfers: int) -> Streams:
+    """The image of a random model, and texts: prompts, answers, restarts, one too long."""
+    seed = int(rng.integers(1 << 30))
+    count = max(2 * SIZES.context, transfers // _values(SIZES))
+    token = rng.integers(0, SIZES.vocab, count)
+    restart = rng.random(count) < 1 / SIZES.context
+    restart[: SIZES.context + 2] = False
+    sample = rng.random(count) < 0.7
+    sample[SIZES.context + 1] = restart[SIZES.context + 2] = sample[-1] = restart[-1] = True
+    # Where keys and values will be, the seed is for the golden model.
+    words = np.append(compiled(config, seed)[1].words, [seed & 0xFFFF, seed >> 16])
+    return {
+        "image_i": {"word": words, "last": np.arange(len(words)) == len(words) - 1},
+        "token_i": {"token": token, "restart": restart, "sample": sample},
+    }
+
+
+@functools.lru_cache(maxsize=4)
+def compiled(config: MicroEngineConfig, seed: int) -> tuple[IntegerModel, StoreImage]:
+    """A random model, compiled."""
+    model = random_model(SIZES, np.random.default_rng(seed))
+    model = IntegerModel.compile(model)
+    return model, compile_store(model, config)
+
+
+def _compiled(config: MicroEngineConfig, inputs: Streams) -> tuple[IntegerModel, StoreImage]:
+    low, high = (int(word) for word in inputs["image_i"]["word"][-2:])
+    return compiled(config, low | high << 16)
+
+
+def told(model: IntegerModel, token: int, sample: bool, state: IntegerState) -> tuple[int, NDArray[np.int64]]:
+    """The likeliest token behind ``token``, and what the tap shows."""
+    trace: Trace = {}
+    logits = model.forward(np.array([token]), state, trace)
+    shown = [part.reshape(-1) for part in _shown(model.config, trace, sample)]
+    return int(logits.greedy()[0]), np.concatenate(shown)
+
+
+def _shown(c: ModelConfig, trace: Trace, sample: bool) -> Iterator[NDArray[np.int64]]:
+    """What the microcode makes, in its order."""
+
+    def norm(name: str) -> Iterator[NDArray[np.int64]]:
+        yield from (trace[f"{name}.{part}"] for part in ("codes", "mantissa", "shift"))
+
+    def heads(at: str, names: str) -> Iterator[NDArray[np.int64]]:
+        for head in range(trace[f"{at}.{names[0]}.peaks"].size):
+            for name in names:
+                yield trace[f"{at}.{name}.codes"][0][head]
+                yield trace[f"{at}.{name}.peaks"][0][head]
+
+    yield trace["token_embd.out"]
+    for at in (f"blk.{index}" for index in range(c.layers)):
+        yield from norm(f"{at}.attn_norm")
+        yield from (trace[f"{at}.attn_{name}.out"] for name in "qkv")
+        yield from heads(at, "q")
+        yield from heads(at, "kv")
+        yield trace[f"{at}.attn_sub_norm.input"]
+        yield from norm(f"{at}.attn_sub_norm")
+        yield trace[f"{at}.attn_output.out"]
+        yield from norm(f"{at}.ffn_norm")
+        yield from (trace[f"{at}.ffn_{name}.out"] for name in ("gate", "up"))
+        yield from norm(f"{at}.ffn_sub_norm")
+        yield trace[f"{at}.ffn_down.out"]
+    if sample:
+        yield from norm("output_norm")
+        yield trace["output.sums"]
+
+
+def golden(config: MicroEngineConfig, inputs: Streams) -> Streams:
+    """All output transfers, in order."""
+    model = _compiled(config, inputs)[0]
+    answers, shown, state = [], [], model.start()
+    given = inputs["token_i"]
+    for token, restart, sample in zip(given["token"], given["restart"], given["sample"], strict=True):
+        if restart:
+            state = model.start()
+        if state.length == model.config.context:
+            continue
+        answer, values = told(model, int(token), bool(sample), state)
+        shown.append(values)
+        if sample:
+            answers.append(answer)
+    return {"token_o": {"token": np.array(answers)}, "tap_o": {"value": np.concatenate(shown)}}
+
+
+def cycles(config: MicroEngineConfig, inputs: Streams) -> int:
+    """Cycles until the last answer, nobody stalling."""
+    model, image = _compiled(config, inputs)
+    given = inputs["token_i"]
+    total, position = len(image.words), 0
+    for restart, sample in zip(given["restart"], given["sample"], strict=True):
+        position = 0 if restart else position
+        if position < model.config.context:
+            total += token_cycles(model.config, position, bool(sample))
+            position += 1
+        else:
+            total += _cycles({"start": 1, "start.1": 1, "follows": 1, "follows.1": 1})
+    return total
+
+
+ROOT = {"root": 1, "root1": 2, "root1.1": 1, "root2": 2, "root2.1": 1, "root4": 1}
+ROOT |= {"root5": 16, "root5.1": 8, "root6": 8, "root7": 16, "root7.1": 15, "root8": 1}
+"""Of a square with 34 bits."""
+NORMAL = {"normal": 1, "normal1": 1, "normal1.1": 1, "normal2": 4, "normal2.1": 3, "normal3": 1}
+NORMAL |= {"normal3.1": 1, "normal4": 1}
+"""Of a number with 3 bits more than the mantissa."""
+
+
+def token_cycles(c: ModelConfig, position: int, sample: bool) -> int:
+    """Cycles of a token at ``position``, nobody stalling; what the values decide is typical."""
+    counts: Counter[str] = Counter()
+
+    def add(times: int, *blocks: str) -> None:
+        counts.update(dict.fromkeys(blocks, times))
+
+    def normal(times: int) -> None:
+        counts.update({name: count * times for name, count in NORMAL.items()})
+
+    def absmax(times: int, width: int) -> None:
+        add(times, "absmax", "absmax1.1")
+        add(times * width, "absmax1", "absmax2")
+        add(times * width // 2, "absmax2.1", "absmax3")
+
+    def norm(width: int) -> None:
+        add(1, "norm", "normed", "norm.1", "norm2", "norm2.1", "norm3.1", "norm3.2", "norm4.1")
+        add(1, "norm4.2", "norm4.3")
+        add(width, "norm1", "norm3", "norm4")
+        counts.update(ROOT)
+        absmax(1, width)
+        normal(2)
+
+    waits = 0
+
+    def project(routine: str, rows: int, columns: int) -> None:
+        """A row takes as long as its words or its instructions."""
+        nonlocal waits
+        add(1, routine, f"{routine}.1", "project", "project.1", f"{routine}1.1")
+        add(rows, f"{routine}1")
+        normal(1)
+        waits += rows * max(0, columns // 8 - _cost(f"{routine}1"))
+
+    tokens, half = position + 1, c.head_dim // 2
+    add(1, "start", "follows", "follows.1", "fits", "embed", "embed1.1", "rotary", "rotary1.1")
+    add(1, "start.1", "scales", "ask", "ask.1")
+    add(c.dim, "embed1")
+    add(c.head_dim, "rotary1")
+    for _ in range(c.layers):
+        norm(c.dim)
+        for rows in (c.q_dim, c.kv_dim, c.kv_dim):
+            project("linear", rows, c.dim)
+        add(1, "rotate", "rotate2.2", "queries", "queries1.2", "remember", "remember1.6", "attend")
+        add(c.heads + c.kv_heads, "rotate1", "rotate2.1")
+        add((c.heads + c.kv_heads) * half, "rotate2")
+        add(c.heads, "queries1", "queries1.1")
+        absmax(c.heads + 2 * c.kv_heads, c.head_dim)
+        add(c.kv_heads, *(f"remember1.{at}" for at in range(1, 6)), "remember1")
+        add(c.kv_heads, "logarithm", "logarithm.1", "logarithm.2", "logarithm1")
+        add(2 * c.kv_heads, "write", "write1.1")
+        add(2 * c.kv_heads * c.head_dim, "write1")
+        normal(c.kv_heads + 4 * c.heads)
+        add(c.kv_heads, "attend1", "attend7.2")
+        add(c.heads, "attend2", "attend2.1", "attend2.2", "attend3.1", "attend6.2")
+        add(c.heads, "attend6.3", "attend6.4", "attend7.1")
+        add(c.heads * c.head_dim, "attend3", "attend7")
+        add(c.heads * tokens, "attend4", "attend5.1", "attend6.1")
+        add(c.heads * tokens * c.head_dim, "attend5", "attend6")
+        norm(c.q_dim)
+        project("residual", c.dim, c.q_dim)
+        norm(c.dim)
+        project("linear", c.hidden, c.dim)
+        project("gate", c.hidden, c.dim)
+        norm(c.hidden)
+        project("residual", c.dim, c.hidden)
+    routines = 4 + c.layers * 14
+    if sample:
+        norm(c.dim)
+        add(1, "choose", "choose2.1")
+        add(c.vocab, "choose1", "choose2")
+        add(4, "choose1.1")
+        waits += c.vocab * max(0, c.dim // 8 - _cost("choose1") - _cost("choose2"))
+        routines += 2
+    add(routines, "next")
+    return _cycles(counts) + waits
+
+
+def _cycles(counts: Mapping[str, int]) -> int:
+    return sum(count * _cost(block) for block, count in counts.items())
+
+
+@functools.cache
+def _cost(block: str) -> int:
+    """Cycles of a block of the microcode that waits for nothing."""
+    total = 0
+    for fields in _blocks()[block]:
+        product = fields["op"] in (Op.MUL, Op.MAC, Op.MSC)
+        total += 2 + product + (fields["op"] == Op.DIV) * (fields["argument"] - 1)
+    return total
+
+
+@functools.cache
+def _blocks() -> dict[str, list[dict[str, int]]]:
+    return microcode().blocks()

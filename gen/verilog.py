@@ -229,7 +229,8 @@ def convert(component: Any, name: str) -> tuple[str, tuple[Port, ...]]:
                 for port, flow, value in top.edge
             },
         )
-    text = _plain_names(_no_field_wires("\n".join([*modules.rtlil.values(), text])))
+    text = _uninitialised("\n".join([*modules.rtlil.values(), text]))
+    text = _plain_names(_no_field_wires(text))
     text = _verilog(text)
     body = text[f"\n{text}".index(f"\nmodule {name}(") :]
     ports = [Port(port, 1, "input") for port in ("clk", "rst") if f"\n  input {port};" in body]
@@ -287,6 +288,24 @@ class _Top(Elaboratable):
         m.submodules.core = self.component
         m.d.comb += self.joins
         return m
+
+
+def _uninitialised(text: str) -> str:
+    """Drop what Amaranth lets memories with the attribute ``uninitialised`` begin with.
+
+    RAM of an FPGA that cannot be initialised is found only where nothing is asked for.
+    """
+
+    def module(match: re.Match[str]) -> str:
+        body = match[0]
+        for name in re.findall(r"attribute \\uninitialised 1\n\s*memory .* \\(\S+)\n", body):
+            cell = rf'  cell \$meminit_v2 \S+\n    parameter \\MEMID "\\\\{name}"\n(?:    .*\n)*  end\n'
+            body = re.sub(cell, "", body)
+        return body
+
+    if "\\uninitialised" not in text:
+        return text
+    return re.sub(r"^module .*?^end$", module, text, flags=re.MULTILINE | re.DOTALL)
 
 
 def _no_field_wires(text: str) -> str:

@@ -28,7 +28,7 @@ from ..rtl import interface
 from . import payload
 
 PERIOD_NS = 10
-PATIENCE = 2000  # cycles without any transfer before the bench gives up
+PATIENCE = 2000  # cycles without any transfer before the bench gives up; a block may say another
 
 
 class Source:
@@ -116,6 +116,7 @@ async def run_mode(
     sources: list[Source],
     sinks: list[Sink],
     rng: np.random.Generator | None,
+    patience: int,
 ) -> int:
     """Run until every stream is done, or nothing moves for too long; returns cycles until then."""
     edge = RisingEdge(dut.clk)
@@ -132,7 +133,7 @@ async def run_mode(
     dut.rst.value = 0
     next_offers()
     cycle = idle = 0
-    while idle < PATIENCE and not all(end.done for end in [*sources, *sinks]):
+    while idle < patience and not all(end.done for end in [*sources, *sinks]):
         await edge
         cycle += 1
         moved = [source.taken() for source in sources] + [sink.take(cycle) for sink in sinks]
@@ -231,7 +232,8 @@ async def generic(dut: Any) -> None:
             for s in streams
             if s.direction == "out"
         ]
-        await run_mode(dut, sources, sinks, rng)
+        patience = getattr(golden, "PATIENCE", PATIENCE)
+        await run_mode(dut, sources, sinks, rng, patience)
         checks = [compare(sink, expected[sink.stream.name]) for sink in sinks]
         outcomes.append({
             "mode": mode,

@@ -27,7 +27,9 @@ class Op(IntEnum):
     SHR = 9  # a >>= n, a floor
     RND = 10  # a = a * 2**-n to the nearest, ties upwards
     DIV = 11  # n times: a = 2 a, and where a >= x << 24 then a -= x << 24 and a += 1
-    EVEN = 12  # a = the quotient in a[1:24], to nearest, even: a[0] is its half, a[24:] what remains
+    EVEN = (
+        12  # a = the quotient in a[1:24], to nearest, even: a[0] is its half, a[24:] what remains
+    )
     LDX = 13  # x = b
     MVX = 14  # x = a
     ST = 15  # the operand's place = a
@@ -180,7 +182,9 @@ def _word(
         op = Op[name.upper()]
     else:
         op = Op[name.upper()]
-        source, argument = (Source.REGISTER, 0) if operands[0] == "n" else _operand(*operands, places)
+        source, argument = (
+            (Source.REGISTER, 0) if operands[0] == "n" else _operand(*operands, places)
+        )
     fields = {"argument": argument, "source": source, "op": int(op), "tap": tap}
     return sum(
         (fields[name] & (1 << Shape.cast(field.shape).width) - 1) << field.offset

@@ -34,6 +34,9 @@ VARIABLES = (
 )
 
 TEXT = f"""
+reset:
+    ld   #-1
+    st   position
 start:
     ld   restart
     brz  follows

@@ -31,11 +31,13 @@ DIVISOR = 24
 
 @dataclass(frozen=True, kw_only=True)
 class MicroEngineConfig(Config):
-    store: int = param(65536, "words of 16 bits for the model and its keys and values",
-                       ge=1024, le=65536)
+    store: int = param(
+        65536, "words of 16 bits for the model and its keys and values", ge=1024, le=65536
+    )
     local: int = param(1024, "words of 32 bits for vectors", ge=128, le=4096)
-    longest: int = param(256, "most elements of a vector that projections take, a multiple of 8",
-                         ge=16, le=4096)
+    longest: int = param(
+        256, "most elements of a vector that projections take, a multiple of 8", ge=16, le=4096
+    )
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
@@ -330,7 +332,7 @@ class Core(wiring.Component):
         multiplies = is_op[op.MUL] | is_op[op.MAC] | is_op[op.MSC]
         multiplied, steps = Signal(), Signal(range(DIVISOR + 1))
         last_step = steps == argument[: len(steps)] - 1
-        starts = (i.op == op.SET + Register.WORDS)
+        starts = i.op == op.SET + Register.WORDS
         ready = Signal()
         m.d.comb += [
             ready.eq(
@@ -403,9 +405,7 @@ class Core(wiring.Component):
     ) -> dict[str, Any]:
         """Local memory, the store's port, and the registers that address them or count."""
         config = self.config
-        m.submodules.local = local = Memory(
-            shape=signed(LOCAL), depth=config.local, init=init
-        )
+        m.submodules.local = local = Memory(shape=signed(LOCAL), depth=config.local, init=init)
         read, write = local.read_port(), local.write_port()
         index = data.View(INDEXED, i.argument[: INDEXED.size])
         where = data.View(DATA, i.argument[: DATA.size])
@@ -483,7 +483,16 @@ class Core(wiring.Component):
                 m.d.comb += b.eq(Mux(i.argument[:2] == 0, token.token, one))
 
     def _arithmetic(
-        self, m: Module, i: Any, is_op: Any, acts: Any, ready: Any, acc: Any, x: Any, b: Any, far: Any
+        self,
+        m: Module,
+        i: Any,
+        is_op: Any,
+        acts: Any,
+        ready: Any,
+        acc: Any,
+        x: Any,
+        b: Any,
+        far: Any,
     ) -> None:
         """One adder for everything, behind a shifter on one side and products on the other."""
         product = Signal(signed(ACC))

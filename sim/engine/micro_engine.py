@@ -35,8 +35,11 @@ SIZES = ModelConfig(
 """Of the models in the stimulus."""
 
 
-CYCLE_TOLERANCE = 0.02
+CYCLE_TOLERANCE = 0.03
 """The cycle model takes as typical what the values decide."""
+
+PATIENCE = 20_000
+"""Cycles without a transfer: attention shows nothing until a head is done."""
 
 
 def _values(c: ModelConfig) -> int:
@@ -75,7 +78,9 @@ def _compiled(config: MicroEngineConfig, inputs: Streams) -> tuple[IntegerModel,
     return compiled(config, low | high << 16)
 
 
-def told(model: IntegerModel, token: int, sample: bool, state: IntegerState) -> tuple[int, NDArray[np.int64]]:
+def told(
+    model: IntegerModel, token: int, sample: bool, state: IntegerState
+) -> tuple[int, NDArray[np.int64]]:
     """The likeliest token behind ``token``, and what the tap shows."""
     trace: Trace = {}
     logits = model.forward(np.array([token]), state, trace)
@@ -118,7 +123,9 @@ def golden(config: MicroEngineConfig, inputs: Streams) -> Streams:
     model = _compiled(config, inputs)[0]
     answers, shown, state = [], [], model.start()
     given = inputs["token_i"]
-    for token, restart, sample in zip(given["token"], given["restart"], given["sample"], strict=True):
+    for token, restart, sample in zip(
+        given["token"], given["restart"], given["sample"], strict=True
+    ):
         if restart:
             state = model.start()
         if state.length == model.config.context:
@@ -134,7 +141,7 @@ def cycles(config: MicroEngineConfig, inputs: Streams) -> int:
     """Cycles until the last answer, nobody stalling."""
     model, image = _compiled(config, inputs)
     given = inputs["token_i"]
-    total, position = len(image.words), 0
+    total, position = len(image.words) + _cost("reset"), 0
     for restart, sample in zip(given["restart"], given["sample"], strict=True):
         position = 0 if restart else position
         if position < model.config.context:
@@ -145,12 +152,28 @@ def cycles(config: MicroEngineConfig, inputs: Streams) -> int:
     return total
 
 
-ROOT = {"root": 1, "root1": 2, "root1.1": 1, "root2": 2, "root2.1": 1, "root4": 1}
-ROOT |= {"root5": 16, "root5.1": 8, "root6": 8, "root7": 16, "root7.1": 15, "root8": 1}
-"""Of a square with 34 bits."""
-NORMAL = {"normal": 1, "normal1": 1, "normal1.1": 1, "normal2": 4, "normal2.1": 3, "normal3": 1}
-NORMAL |= {"normal3.1": 1, "normal4": 1}
-"""Of a number with 3 bits more than the mantissa."""
+PEAK, QUOTIENT, PRODUCT, TOTAL = 14, 17, 32, 18
+"""Typical bits of what is normalised."""
+SQUARES = 28
+"""Typical bits of a sum of squares."""
+
+
+def _normal(bits: int, own: int = 16) -> dict[str, int]:
+    """What normalising a number of so many bits to ``own`` takes."""
+    if bits > own:
+        over = {"normal2": bits - own + 1, "normal2.1": bits - own}
+        return over | {"normal1": 1, "normal1.1": 1, "normal3": 1, "normal3.1": 1, "normal4": 1}
+    under = {"normal6": own + 1 - bits, "normal6.1": 1, "normal8": own - bits}
+    return under | {"normal1": 1, "normal1.1": 1, "normal2": 1, "normal3": 1, "normal5": 1}
+
+
+def _root(bits: int) -> dict[str, int]:
+    over, under = max(0, (bits - 31) // 2), max(0, (32 - bits) // 2)
+    found = {"root": 1, "root1": over + 1, "root1.1": over, "root2": under + 1, "root3": under}
+    return found | {
+        **{"root2.1": 1, "root4": 1, "root5": 16, "root5.1": 8, "root6": 8},
+        **{"root7": 16, "root7.1": 15, "root8": 1},
+    }
 
 
 def token_cycles(c: ModelConfig, position: int, sample: bool) -> int:
@@ -160,8 +183,10 @@ def token_cycles(c: ModelConfig, position: int, sample: bool) -> int:
     def add(times: int, *blocks: str) -> None:
         counts.update(dict.fromkeys(blocks, times))
 
-    def normal(times: int) -> None:
-        counts.update({name: count * times for name, count in NORMAL.items()})
+    def normal(times: int, *sizes: int) -> None:
+        add(times * len(sizes), "normal")
+        for bits in sizes:
+            counts.update({name: count * times for name, count in _normal(bits).items()})
 
     def absmax(times: int, width: int) -> None:
         add(times, "absmax", "absmax1.1")
@@ -172,9 +197,9 @@ def token_cycles(c: ModelConfig, position: int, sample: bool) -> int:
         add(1, "norm", "normed", "norm.1", "norm2", "norm2.1", "norm3.1", "norm3.2", "norm4.1")
         add(1, "norm4.2", "norm4.3")
         add(width, "norm1", "norm3", "norm4")
-        counts.update(ROOT)
+        counts.update(_root(SQUARES))
         absmax(1, width)
-        normal(2)
+        normal(1, PEAK, QUOTIENT)
 
     waits = 0
 
@@ -183,7 +208,7 @@ def token_cycles(c: ModelConfig, position: int, sample: bool) -> int:
         nonlocal waits
         add(1, routine, f"{routine}.1", "project", "project.1", f"{routine}1.1")
         add(rows, f"{routine}1")
-        normal(1)
+        normal(1, PRODUCT)
         waits += rows * max(0, columns // 8 - _cost(f"{routine}1"))
 
     tokens, half = position + 1, c.head_dim // 2
@@ -204,7 +229,8 @@ def token_cycles(c: ModelConfig, position: int, sample: bool) -> int:
         add(c.kv_heads, "logarithm", "logarithm.1", "logarithm.2", "logarithm1")
         add(2 * c.kv_heads, "write", "write1.1")
         add(2 * c.kv_heads * c.head_dim, "write1")
-        normal(c.kv_heads + 4 * c.heads)
+        normal(c.heads, PEAK, PRODUCT, TOTAL, QUOTIENT)
+        counts.update({name: count * c.kv_heads for name, count in _normal(PEAK, 9).items()})
         add(c.kv_heads, "attend1", "attend7.2")
         add(c.heads, "attend2", "attend2.1", "attend2.2", "attend3.1", "attend6.2")
         add(c.heads, "attend6.3", "attend6.4", "attend7.1")

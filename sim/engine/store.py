@@ -158,7 +158,12 @@ class _Compiler:
         yield from (go["choose"], head, model.output.codes.size // LANES, c.vocab)
 
     def _layer(self, index: int) -> Iterator[int]:
-        layer, c, layout, go = self.model.layers[index], self.model.config, self.layout, self.routines
+        layer, c, layout, go = (
+            self.model.layers[index],
+            self.model.config,
+            self.layout,
+            self.routines,
+        )
         norms, weights = layer.norms, layer.projections
         q, k, v = layout.work, layout.work + c.q_dim, layout.work + c.q_dim + c.kv_dim
         keys = self.keys + index * c.kv_heads * layout.slot

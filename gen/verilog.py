@@ -298,9 +298,9 @@ def _uninitialised(text: str) -> str:
 
     def module(match: re.Match[str]) -> str:
         body = match[0]
-        for name in re.findall(r"attribute \\uninitialised 1\n\s*memory .* \\(\S+)\n", body):
-            cell = rf'  cell \$meminit_v2 \S+\n    parameter \\MEMID "\\\\{name}"\n(?:    .*\n)*  end\n'
-            body = re.sub(cell, "", body)
+        for name in re.findall(r"attribute \\uninitialised .*\n\s*memory .* \\(\S+)\n", body):
+            memory = rf'    parameter \\MEMID "\\\\{name}"\n'
+            body = re.sub(rf"  cell \$meminit_v2 \S+\n{memory}(?:    .*\n)*  end\n", "", body)
         return body
 
     if "\\uninitialised" not in text:

@@ -10,7 +10,7 @@ from amaranth.lib import data
 
 
 class Op(IntEnum):
-    """What an instruction does; ``a`` is the accumulator, ``x`` the multiplicand, ``b`` its operand.
+    """What an instruction does: ``a`` the accumulator, ``x`` the multiplicand, ``b`` the operand.
 
     ``n`` is the operand's number where it is one, else the register of shifts.
     """
@@ -47,7 +47,7 @@ class Op(IntEnum):
 
 
 class Register(IntEnum):
-    """Registers other than ``a`` and ``x``; what they are for says :class:`Op` or :class:`Source`."""
+    """Registers other than ``a`` and ``x``."""
 
     I0 = 0
     I1 = 1
@@ -183,7 +183,7 @@ def _word(
     else:
         op = Op[name.upper()]
         source, argument = (
-            (Source.REGISTER, 0) if operands[0] == "n" else _operand(*operands, places)
+            (Source.REGISTER, 0) if operands[0] == "n" else _operand(operands[0], places)
         )
     fields = {"argument": argument, "source": source, "op": int(op), "tap": tap}
     return sum(

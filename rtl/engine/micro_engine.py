@@ -164,7 +164,7 @@ class Store(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.memory = memory = Memory(
-            shape=unsigned(WORD), depth=self.words, init=[], attrs={"uninitialised": 1}
+            shape=unsigned(WORD), depth=self.words, init=[], attrs={"uninitialised": "yes"}
         )
         read, write = memory.read_port(), memory.write_port(granularity=WORD // 2)
         m.d.comb += [

@@ -44,7 +44,7 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class StoreImage:
-    """``words`` are written into the store; ``used``: words that keys and values take after them."""
+    """``words`` go into the store; ``used``: with the keys and values that come after them."""
 
     words: NDArray[np.uint16]
     used: int

@@ -8,6 +8,8 @@ from enum import IntEnum
 from amaranth.hdl import Shape, unsigned
 from amaranth.lib import data
 
+from ..errors import AtriplexError, unknown
+
 
 class Op(IntEnum):
     """What an instruction does: ``a`` the accumulator, ``x`` the multiplicand, ``b`` the operand.
@@ -111,6 +113,20 @@ _PLACES = {
 }
 _BARE = ("abs", "even", "mvx", "ret", "take", "out", "code")
 _JUMPS = ("jmp", "brn", "brz", "call")
+_SHIFTS = ("shr", "rnd")
+_WRITTEN = (Source.LOCAL, Source.INDEXED, Source.DATA)
+_NAMES = (
+    *("set", "loop", *_BARE, *_JUMPS, *_SHIFTS, "div", "st", "go"),
+    *("ld", "add", "sub", "mul", "mac", "msc", "min", "max", "ldx"),
+)
+_COUNTERS = ("c0", "c1", "c2", "c3")
+_INDICES = ("i0", "i1", "i2", "i3")
+DIVISIONS = 25
+"""Most steps of ``div``: a quotient of as many bits, one of them behind the point."""
+
+
+class MicrocodeError(AtriplexError, ValueError):
+    """A line that is no instruction; one sentence that names it."""
 
 
 @dataclass(frozen=True)
@@ -150,41 +166,65 @@ def assemble(text: str, constants: Mapping[str, int], variables: Sequence[str]) 
 
     ``constants`` and ``variables`` lie at the beginning of local memory.  An operand is ``#3``, a
     name of these, ``[i0]``, ``[i0+]`` or one of ``thread``, ``byte+`` ...; ``!`` behind an
-    instruction shows ``a`` at the tap.
+    instruction shows ``a`` at the tap.  Raises :class:`MicrocodeError`.
     """
-    places = {name: at for at, name in enumerate([*constants, *variables])}
-    lines: list[tuple[list[str], bool]] = []
+    names = [*constants, *variables]
+    if twice := [name for name in names if names.count(name) > 1 or name in _PLACES]:
+        raise MicrocodeError(f"microcode: {twice[0]!r} is the name of two operands")
+    if wide := [name for name, value in constants.items() if not -(1 << 31) <= value < 1 << 31]:
+        raise MicrocodeError(f"microcode: {wide[0]!r} does not fit the 32 bits of a word")
+    places = {name: at for at, name in enumerate(names)}
+    lines: list[tuple[int, list[str], bool]] = []
     labels: dict[str, int] = {}
-    for line in text.splitlines():
+    for number, line in enumerate(text.splitlines(), 1):
         words = line.partition(";")[0].replace(",", " ").split()
         if words and words[0].endswith(":"):
-            labels[words.pop(0)[:-1]] = len(lines)
+            label = words.pop(0)[:-1]
+            if label in labels:
+                raise MicrocodeError(f"microcode, line {number}: label {label!r} is there twice")
+            labels[label] = len(lines)
         if words:
             tap = words[-1] == "!"
-            lines.append((words[:-1] if tap else words, tap))
-    words = tuple(_word(line, tap, labels, places) for line, tap in lines)
-    return Microcode(words, labels, (*constants.values(), *([0] * len(variables))))
+            lines.append((number, words[:-1] if tap else words, tap))
+    found = []
+    for number, words, tap in lines:
+        try:
+            found.append(_word(words, tap, labels, places))
+        except MicrocodeError as error:
+            raise MicrocodeError(f"microcode, line {number}, {' '.join(words)}: {error}") from None
+    return Microcode(tuple(found), labels, (*constants.values(), *([0] * len(variables))))
 
 
 def _word(
     line: Sequence[str], tap: bool, labels: Mapping[str, int], places: Mapping[str, int]
 ) -> int:
-    name, *operands = line
+    name, *operands = line or [""]
+    _known("instruction", name, _NAMES)
+    count = 0 if name in _BARE else 2 if name in ("set", "loop") else 1
+    if len(operands) != count:
+        raise MicrocodeError(f"{name} takes {count} operands, not {len(operands)}")
     source, argument = Source.NUMBER, 0
     if name == "set":
-        op = Op.SET + Register[operands[0].upper()]
+        register = _known("register", operands[0], [each.name.lower() for each in Register])
+        op = Op.SET + Register[register.upper()]
         source, argument = _operand(operands[1], places)
     elif name == "loop":
-        op, argument = Op.LOOP + int(operands[0][1]), labels[operands[1]]
-    elif name in _JUMPS:
-        op, argument = Op[name.upper()], labels[operands[0]]
-    elif name in _BARE:
-        op = Op[name.upper()]
+        op = Op.LOOP + _COUNTERS.index(_known("counter", operands[0], _COUNTERS))
+        argument = _target(operands[1], labels)
     else:
         op = Op[name.upper()]
-        source, argument = (
-            (Source.REGISTER, 0) if operands[0] == "n" else _operand(operands[0], places)
-        )
+        if name in _JUMPS:
+            argument = _target(operands[0], labels)
+        elif name in _SHIFTS and operands[0] == "n":
+            source = Source.REGISTER
+        elif name not in _BARE:
+            source, argument = _operand(operands[0], places)
+    if name in (*_SHIFTS, "div"):
+        low, high = (1, DIVISIONS) if name == "div" else (0, 63)
+        if operands[0] != "n" and (source != Source.NUMBER or not low <= argument <= high):
+            raise MicrocodeError(f"{name} takes a number in {low}..{high}, not {operands[0]}")
+    if name == "st" and source not in _WRITTEN:
+        raise MicrocodeError(f"nothing is stored in {operands[0]}")
     fields = {"argument": argument, "source": source, "op": int(op), "tap": tap}
     return sum(
         (fields[name] & (1 << Shape.cast(field.shape).width) - 1) << field.offset
@@ -192,9 +232,41 @@ def _word(
     )
 
 
+def _known(kind: str, name: str, known: Sequence[str]) -> str:
+    if name not in known:
+        raise MicrocodeError(unknown(kind, name, known))
+    return name
+
+
+def _target(label: str, labels: Mapping[str, int]) -> int:
+    return _within("the jump's target", labels[_known("label", label, [*labels])], signed=False)
+
+
 def _operand(word: str, places: Mapping[str, int]) -> tuple[Source, int]:
     if word.startswith("#"):
-        return Source.NUMBER, int(word[1:])
-    if word.startswith("[i"):
-        return Source.INDEXED, int(word[2]) | ("+" in word) << 2
-    return _PLACES[word] if word in _PLACES else (Source.LOCAL, places[word])
+        try:
+            number = int(word[1:])
+        except ValueError:
+            raise MicrocodeError(f"{word} is no number") from None
+        return Source.NUMBER, _within("the number", number, signed=True)
+    if word.startswith("["):
+        index = word[1:].removesuffix("]").removesuffix("+")
+        step = word.endswith("+]")
+        at = _INDICES.index(_known("index register", index, _INDICES))
+        if word != f"[{index}{'+' * step}]":
+            raise MicrocodeError(f"{word} is no operand")
+        return Source.INDEXED, at | step << 2
+    if word in _PLACES:
+        return _PLACES[word]
+    place = places[_known("operand", word, [*_PLACES, *places])]
+    return Source.LOCAL, _within("the place in local memory", place, signed=False)
+
+
+def _within(what: str, value: int, *, signed: bool) -> int:
+    """``value`` if the argument of an instruction holds it."""
+    low, high = (
+        (-(1 << ARGUMENT - 1), (1 << ARGUMENT - 1) - 1) if signed else (0, (1 << ARGUMENT) - 1)
+    )
+    if not low <= value <= high:
+        raise MicrocodeError(f"{what} must be in {low}..{high}, not {value}")
+    return value

@@ -68,15 +68,24 @@ def _check(model: IntegerModel, config: MicroEngineConfig) -> None:
     for name, size in (("dim", c.dim), ("hidden", c.hidden), ("heads * head_dim", c.q_dim)):
         if size % LANES or size < SHORTEST:
             reasons.append(f"{name} a multiple of {LANES} from {SHORTEST} on, not {size}")
-        elif size > config.longest:
-            reasons.append(f"longest={size} (has {config.longest})")
-    for name, size, most in (("context", c.context, 2047), ("vocab", c.vocab, 4095)):
-        if size > most:
+    if (longest := max(c.dim, c.hidden, c.q_dim)) > config.longest:
+        reasons.append(f"longest={longest} (has {config.longest})")
+    for name, most in (("head_dim", 256), ("context", 2047), ("vocab", 4095)):
+        if (size := getattr(c, name)) > most:
             reasons.append(f"{name} of at most {most}, not {size}")
     if reasons:
-        raise DoesNotFit(f"the micro engine needs {', '.join(dict.fromkeys(reasons))}")
+        raise DoesNotFit(f"the micro engine needs {', '.join(reasons)}")
     if model.precision != Precision():
         raise DoesNotFit("the model was compiled for another precision, or selection of tokens")
+    for where, norm in _norms(model):
+        if norm.eps >> 32:
+            raise DoesNotFit(f"the eps of {where} does not fit the micro engine's 32 bits")
+
+
+def _norms(model: IntegerModel) -> Iterator[tuple[str, Norm]]:
+    for index, layer in enumerate(model.layers):
+        yield from ((f"blk.{index}.{name}", norm) for name, norm in layer.norms.items())
+    yield "output_norm", model.output_norm
 
 
 def _layout(model: IntegerModel) -> Layout:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from ...rtl.engine._routines import microcode
 from ..types import Streams
 from .engine import random_model
 from .integer import IntegerModel, IntegerState, Trace
-from .model import ModelConfig
+from .model import Embedding, Model, ModelConfig, Ternary
 from .store import StoreImage, compile_store
 
 if TYPE_CHECKING:
@@ -32,7 +33,42 @@ SIZES = ModelConfig(
     vocab=32,
     context=8,
 )
-"""Of the models in the stimulus."""
+SHAPES = (
+    SIZES,
+    ModelConfig(
+        dim=16,
+        layers=1,
+        heads=2,
+        kv_heads=1,
+        head_dim=16,
+        hidden=24,
+        vocab=20,
+        context=5,
+    ),
+    ModelConfig(
+        dim=24,
+        layers=1,
+        heads=2,
+        kv_heads=2,
+        head_dim=8,
+        hidden=16,
+        vocab=24,
+        context=4,
+        sub_norms=False,
+    ),
+    ModelConfig(
+        dim=160,
+        layers=1,
+        heads=2,
+        kv_heads=1,
+        head_dim=8,
+        hidden=16,
+        vocab=28,
+        context=4,
+    ),
+)
+"""Sizes of models, among them one without sub-norms and one whose words take longer than what is
+done with a row.  A model's seed says which are its own."""
 
 
 CYCLE_TOLERANCE = 0.03
@@ -49,28 +85,66 @@ def _values(c: ModelConfig) -> int:
 
 
 def stimulus(config: MicroEngineConfig, rng: np.random.Generator, transfers: int) -> Streams:
-    """The image of a random model, and texts: prompts, answers, restarts, one too long."""
-    seed = int(rng.integers(1 << 30))
-    count = max(2 * SIZES.context, transfers // _values(SIZES))
-    token = rng.integers(0, SIZES.vocab, count)
-    restart = rng.random(count) < 1 / SIZES.context
-    restart[: SIZES.context + 2] = False
+    """The image of a random model, and texts of at least so many transfers at the tap."""
+    return texts(config, rng, transfers, int(rng.integers(1 << 30)))
+
+
+def texts(
+    config: MicroEngineConfig, rng: np.random.Generator, transfers: int, seed: int
+) -> Streams:
+    """The image of the model of ``seed``, and texts: prompts, answers, restarts, one too long."""
+    model, image = compiled(config, seed)
+    c = model.config
+    count = max(2 * c.context, transfers // _values(c))
+    token = rng.integers(BLANK + 1, c.vocab, count)
+    token[1] = BLANK
+    restart = rng.random(count) < 1 / c.context
+    restart[: c.context + 2] = False
     sample = rng.random(count) < 0.7
-    sample[SIZES.context + 1] = restart[SIZES.context + 2] = sample[-1] = restart[-1] = True
+    sample[c.context + 1] = restart[c.context + 2] = sample[-1] = restart[-1] = True
     # Where keys and values will be, the seed is for the golden model.
-    words = np.append(compiled(config, seed)[1].words, [seed & 0xFFFF, seed >> 16])
+    words = np.append(image.words, [seed & 0xFFFF, seed >> 16])
     return {
         "image_i": {"word": words, "last": np.arange(len(words)) == len(words) - 1},
         "token_i": {"token": token, "restart": restart, "sample": sample},
     }
 
 
+BLANK = 0
+"""The token whose row of the embedding is all 0.  It takes fewer cycles than others."""
+
+
 @functools.lru_cache(maxsize=4)
 def compiled(config: MicroEngineConfig, seed: int) -> tuple[IntegerModel, StoreImage]:
     """A random model, compiled."""
-    model = random_model(SIZES, np.random.default_rng(seed))
+    fit = [c for c in SHAPES if max(c.dim, c.q_dim, c.hidden) <= config.longest]
+    sizes = fit[seed % len(fit)]
+    model = _with_corners(random_model(sizes, np.random.default_rng(seed)))
     model = IntegerModel.compile(model)
     return model, compile_store(model, config)
+
+
+def _with_corners(model: Model) -> Model:
+    """A row of the embedding is 0, every sum of the head is there twice, and the last layer
+    saturates: its queries, and the residual stream, which is nearly full from the beginning.
+    """
+    codes, trits = model.token_embd.codes.copy(), model.output.codes.copy()
+    codes[BLANK] = 0
+    trits[len(trits) // 2 :] = trits[: len(trits) // 2]
+    last = model.layers[-1]
+    # What is not normalised is loud as it is, too much so for some scales.
+    down = LOUD / 4 if model.config.sub_norms else 1 / 16
+    q = Ternary(last.attn_q.codes, last.attn_q.scale * LOUD)
+    down = Ternary(last.ffn_down.codes, last.ffn_down.scale * down)
+    return dataclasses.replace(
+        model,
+        token_embd=Embedding(codes, 2.0),
+        layers=(*model.layers[:-1], dataclasses.replace(last, attn_q=q, ffn_down=down)),
+        output=Ternary(trits, model.output.scale),
+    )
+
+
+LOUD = 128.0
 
 
 def _compiled(config: MicroEngineConfig, inputs: Streams) -> tuple[IntegerModel, StoreImage]:
@@ -156,6 +230,8 @@ PEAK, QUOTIENT, PRODUCT, TOTAL = 14, 17, 32, 18
 """Typical bits of what is normalised."""
 SQUARES = 28
 """Typical bits of a sum of squares."""
+UNNORMED = 31
+"""Bits of what is there instead without a norm."""
 
 
 def _normal(bits: int, own: int = 16) -> dict[str, int]:
@@ -193,11 +269,13 @@ def token_cycles(c: ModelConfig, position: int, sample: bool) -> int:
         add(times * width, "absmax1", "absmax2")
         add(times * width // 2, "absmax2.1", "absmax3")
 
-    def norm(width: int) -> None:
-        add(1, "norm", "normed", "norm.1", "norm2", "norm2.1", "norm3.1", "norm3.2", "norm4.1")
+    def norm(width: int, plain: bool = False) -> None:
+        name = "plain" if plain else "norm"
+        add(1, name, "normed", f"{name}.1", "norm2", "norm2.1", "norm3.1", "norm3.2", "norm4.1")
         add(1, "norm4.2", "norm4.3")
-        add(width, "norm1", "norm3", "norm4")
-        counts.update(_root(SQUARES))
+        add(width, "norm3", "norm4")
+        add(width * (not plain), "norm1")
+        counts.update(_root(UNNORMED if plain else SQUARES))
         absmax(1, width)
         normal(1, PEAK, QUOTIENT)
 
@@ -237,12 +315,12 @@ def token_cycles(c: ModelConfig, position: int, sample: bool) -> int:
         add(c.heads * c.head_dim, "attend3", "attend7")
         add(c.heads * tokens, "attend4", "attend5.1", "attend6.1")
         add(c.heads * tokens * c.head_dim, "attend5", "attend6")
-        norm(c.q_dim)
+        norm(c.q_dim, not c.sub_norms)
         project("residual", c.dim, c.q_dim)
         norm(c.dim)
         project("linear", c.hidden, c.dim)
         project("gate", c.hidden, c.dim)
-        norm(c.hidden)
+        norm(c.hidden, not c.sub_norms)
         project("residual", c.dim, c.hidden)
     routines = 4 + c.layers * 14
     if sample:

@@ -24,10 +24,10 @@ CONSTANTS = {
 }
 
 VARIABLES = (
-    *("position", "current", "sampling", "fresh", "context"),
+    *("position", "current", "sampling", "fresh"),
     *("vector", "count", "scratch", "half", "angles", "group", "peaks", "out", "where", "stride"),
     *("second", "t0", "t1", "t2"),
-    *("mantissa", "bit", "trial", "square", "bits", "top", "size", "nm", "ns", "peak", "divisor"),
+    *("bit", "trial", "square", "bits", "top", "size", "nm", "ns", "peak", "divisor"),
     *("rm", "rs", "sm", "ss", "fm", "fs", "qm", "qs"),
     *("score_m", "score_s", "mix_m", "mix_s"),
     *("total", "om", "on", "octave", "score", "chance", "best", "answer", "number"),

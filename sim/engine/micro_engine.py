@@ -128,7 +128,7 @@ def _with_corners(model: Model) -> Model:
     """A row of the embedding is 0, every sum of the head is there twice, and the last layer
     saturates: its queries, and the residual stream, which is nearly full from the beginning.
     """
-    codes, trits = model.token_embd.codes.copy(), model.output.codes.copy()
+    codes, trits = _louder(model.token_embd.codes), model.output.codes.copy()
     codes[BLANK] = 0
     trits[len(trits) // 2 :] = trits[: len(trits) // 2]
     last = model.layers[-1]
@@ -145,6 +145,11 @@ def _with_corners(model: Model) -> Model:
 
 
 LOUD = 128.0
+
+
+def _louder(codes: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Half of them at their ends."""
+    return np.clip(2 * codes.astype(np.int64), -127, 127).astype(np.int8)
 
 
 def _compiled(config: MicroEngineConfig, inputs: Streams) -> tuple[IntegerModel, StoreImage]:

@@ -41,7 +41,7 @@ def design() -> Design:
 # The assembler.
 
 
-def fields(code: Microcode) -> list[tuple[int, int, int, int]]:
+def fields(code: Microcode) -> list[tuple[int, ...]]:
     """Operation, source, argument and tap flag of each instruction."""
     return [
         tuple(

@@ -4,24 +4,35 @@
 import dataclasses
 import functools
 import importlib
+import inspect
+from typing import Any
 
 import numpy as np
 import pytest
+from amaranth.hdl import Module, Mux, Signal
 from atriplex.gen import blocks
-from atriplex.gen.verilog import Design, Port, emit
+from atriplex.gen.verilog import Design, Port, convert, emit
 from atriplex.rtl import interface
 from atriplex.rtl.config import Config
+from atriplex.rtl.engine._microcode import INSTRUCTION, Op
+from atriplex.rtl.engine._routines import microcode
+from atriplex.rtl.engine.micro_engine import MicroEngineConfig
+from atriplex.sim.engine import micro_engine
 from atriplex.sim.run import in_time, simulate
 
 LOADED_ONCE = {
     "rope": ("table_i",),
     "sequencer": ("program_i",),
     "engine": ("program_i", "table_i"),
+    "micro_engine": ("image_i",),
 }
 """Streams that are ready until their last transfer, so that ignoring ``ready`` is no fault."""
 
 NAMES = {"attention": ("op_i_payload_context",)}
 """Inputs that only tell things apart: other names for all of them are no fault, one for two is."""
+
+ROOMY = {"micro_engine": ("token_o_payload_token",)}
+"""Outputs whose highest bit no model of the smallest preset has a use for."""
 
 SLOW = ("engine",)
 """Blocks whose texts take too long for ``make test``."""
@@ -55,7 +66,8 @@ def faults(name: str) -> dict[str, tuple[str, str]]:
                 found[f"{port}_flipped"] = (port, f"$ ^ {bits}'d1")
             else:
                 found[f"{port}_even"] = (port, f"$ & ~{bits}'d1")
-                found[f"{port}_narrow"] = (port, f"$ & ~({bits}'d1 << {bits - 1})")
+                if port not in ROOMY.get(name, ()):
+                    found[f"{port}_narrow"] = (port, f"$ & ~({bits}'d1 << {bits - 1})")
     return found
 
 
@@ -122,3 +134,107 @@ def test_what_is_loaded_once_takes_no_more_afterwards(name: str, stream: str) ->
     }
     outcome = simulate(design, inputs=inputs)
     assert [mode["untaken"] for mode in outcome.modes] == [1, 1]
+
+
+INSIDE: dict[str, tuple[str, str, str]] = {
+    "accumulator_narrow": ("acc.eq($)", "after", "after[:51].as_signed()"),
+    "multiplicand_narrow": ("x.eq($)", "acc", "acc[:38].as_signed()"),
+    "factor_narrow": ("(x * $)", "b[:FACTOR].as_signed()", "b[: FACTOR - 1].as_signed()"),
+    "product_not_awaited": ("(~multiplies | $)", "multiplied", "1"),
+    "sum_not_awaited": ("Source.SUM) | $)", "self.sum_i.valid", "1"),
+    "a_trit_of_the_other_sign": ("as_value().eq($)", "words.o.p", "words.o.p & 0x1FFFD"),
+    "end_lost": ("final.eq($)", "ends & (left == 1)", "0"),
+    "end_too_early": ("final.eq($)", "ends & (left == 1)", "left == 1"),
+    "words_without_room": ("self.free & $ &", "room", "1"),
+    "ties_upwards": ("up = $", "acc[0] & (acc[1] | acc[DIVISOR:].any())", "acc[0]"),
+    "quotients_down": ("up = $", "acc[0] & (acc[1] | acc[DIVISOR:].any())", "0"),
+    "shr_for_rnd": ("carry.eq($)", "shifted[0] & is_op[Op.RND]", "0"),
+    "rnd_for_shr": ("carry.eq($)", "shifted[0] & is_op[Op.RND]", "shifted[0]"),
+    "far_not_clamped": ("Mux(large, $, b[:6])", "63", "b[:6]"),
+    "min_always": ("changes.eq($)", "~negative & ready", "ready"),
+    "max_never": ("changes.eq($)", "negative & ready", "0"),
+    "abs_never": ("changes.eq($)", "acc[-1]", "0"),
+    "bytes_swapped": ("| where", "Cat(~pointer[0], pointer[0])", "Cat(pointer[0], ~pointer[0])"),
+    "thread_signed": ("self.data[-1] & ~$)", "i.argument[0]", "0"),
+    "data_signed": ("self.data[-1] & ~$)", "where.unsigned", "0"),
+    "one_call_deep": ("link.eq($)", "deeper", "link"),
+    "tap_o_not_awaited": ("acts.eq($)", "~self.tap_o.valid | self.tap_o.ready", "1"),
+    "token_o_not_awaited": ("op.OUT] | $)", "self.token_o.ready", "1"),
+}
+"""Faults of the micro engine: where in its source, what is there, and what is there instead."""
+
+WITHOUT = 256
+"""The ``variant`` from which on an instruction of the micro engine is left out."""
+
+
+FAULTY = MicroEngineConfig(store=8192, local=512, longest=160)
+
+
+@functools.cache
+def faulty_micro_engine() -> Design:
+    """The micro engine with an input ``variant``, which brings about one of ``INSIDE``."""
+    module = blocks.find("micro_engine").module
+    source = inspect.getsource(importlib.import_module(module))
+    by_place: dict[tuple[str, str], str] = {}
+    for number, (where, sound, fault) in enumerate(INSIDE.values(), 1):
+        before = by_place.get((where, sound), sound)
+        by_place[where, sound] = f"Mux(VARIANT == {number}, {fault}, {before})"
+    by_place["data.View(INSTRUCTION, $)", "fetch.data"] = "without(m, fetch)"
+    by_place["super().__init__({\n            $", '"image_i"'] = '"variant": In(16), "image_i"'
+    given = "m.d.comb += VARIANT.eq(self.variant)\n        m.submodules.store"
+    by_place["$ = store", "m.submodules.store"] = given
+    for (where, sound), broken in by_place.items():
+        there = where.replace("$", sound) if "$" in where else f"{sound} {where}"
+        instead = where.replace("$", broken) if "$" in where else f"{broken} {where}"
+        assert source.count(there) == 1, there
+        source = source.replace(there, instead)
+    variant = Signal(16)
+
+    def without(m: Module, fetch: Any) -> Any:
+        at = Signal(16)
+        with m.If(fetch.en):
+            m.d.sync += at.eq(fetch.addr)
+        nothing = Op.ADD << INSTRUCTION["op"].offset
+        return Mux(variant == at + WITHOUT, nothing, fetch.data)
+
+    names: dict[str, Any] = {"__name__": module, "__package__": module.rpartition(".")[0]}
+    names |= {"VARIANT": variant, "without": without}
+    exec(compile(source, module, "exec"), names)
+    text, ports = convert(names["MicroEngine"](FAULTY), "micro_engine")
+    design = emit(blocks.find("micro_engine"), FAULTY)
+    return dataclasses.replace(design, text=text, ports=ports)
+
+
+def unseen(modes: dict[str, str], seed: int, tokens: int) -> dict[str, str]:
+    """Of faults by name, each with a mode that brings it about: those that do not show."""
+    inputs = micro_engine.texts(FAULTY, np.random.default_rng(1), 0, seed)
+    inputs["token_i"] = {name: values[:tokens] for name, values in inputs["token_i"].items()}
+    inputs["token_i"]["sample"][-1] = True
+    every = ["free@0", "stalled@0", *modes.values(), "free@0"]
+    outcome = simulate(faulty_micro_engine(), inputs=inputs, modes=every)
+    seen = [mode["mode"] for mode in outcome.modes if mode["first"] or mode["untaken"]]
+    assert not any(mode.endswith("@0") for mode in seen)
+    return {fault: mode for fault, mode in modes.items() if mode not in seen}
+
+
+def test_every_fault_inside_the_micro_engine_is_seen() -> None:
+    modes = {
+        fault: f"{'stalled' if fault.endswith('o_not_awaited') else 'free'}@{number}"
+        for number, fault in enumerate(INSIDE, 1)
+    }
+    wide = {"sum_not_awaited": modes.pop("sum_not_awaited")}  # elsewhere sums come early enough
+    assert unseen(modes, 1, 3) == {}
+    assert unseen(wide, 3, 1) == {}
+
+
+@pytest.mark.long
+def test_no_instruction_of_the_micro_engine_can_be_left_out() -> None:
+    code = microcode()
+    at_label = {at: label for label, at in code.labels.items()}
+    modes, label = {}, ""
+    for at in range(len(code.words)):
+        label = at_label.get(at, label)
+        modes[f"{label}+{at - code.labels[label]}"] = f"free@{WITHOUT + at}"
+    for seed, tokens in ((1, 2), (2, 8), (0, 10)):
+        modes = unseen(modes, seed, tokens)
+    assert list(modes) == []

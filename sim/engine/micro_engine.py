@@ -125,31 +125,38 @@ def compiled(config: MicroEngineConfig, seed: int) -> tuple[IntegerModel, StoreI
 
 
 def _with_corners(model: Model) -> Model:
-    """A row of the embedding is 0, every sum of the head is there twice, and the last layer
-    saturates: its queries, and the residual stream, which is nearly full from the beginning.
+    """The same with what random models lack.
+
+    A row of the embedding is 0, the others are odd and loud; every sum of the head is there
+    twice; many codes of the first norm are ties; queries, gates and the residual stream of the
+    last layer saturate.
     """
-    codes, trits = _louder(model.token_embd.codes), model.output.codes.copy()
+    codes, trits = model.token_embd.codes.astype(np.int64), model.output.codes.copy()
+    codes += codes + 1
     codes[BLANK] = 0
     trits[len(trits) // 2 :] = trits[: len(trits) // 2]
-    last = model.layers[-1]
     # What is not normalised is loud as it is, too much so for some scales.
     down = LOUD / 4 if model.config.sub_norms else 1 / 16
-    q = Ternary(last.attn_q.codes, last.attn_q.scale * LOUD)
-    down = Ternary(last.ffn_down.codes, last.ffn_down.scale * down)
+
+    def louder(name: str, factor: float) -> Ternary:
+        weight = getattr(model.layers[-1], name)
+        return Ternary(weight.codes, weight.scale * factor)
+
+    factors = {"attn_q": LOUD, "ffn_gate": LOUD, "ffn_down": down}
+    loud = {name: louder(name, factor) for name, factor in factors.items()}
+    layers = [*model.layers[:-1], dataclasses.replace(model.layers[-1], **loud)]
+    # 127 * v / peak is a whole number and a half where v is odd and has the lower gain.
+    gain = np.where(np.arange(model.config.dim) % 2, 0.5, 1.0).astype(np.float32)
+    layers[0] = dataclasses.replace(layers[0], attn_norm=gain)
     return dataclasses.replace(
         model,
-        token_embd=Embedding(codes, 2.0),
-        layers=(*model.layers[:-1], dataclasses.replace(last, attn_q=q, ffn_down=down)),
+        token_embd=Embedding(np.clip(codes, -127, 127).astype(np.int8), 2.0),
+        layers=tuple(layers),
         output=Ternary(trits, model.output.scale),
     )
 
 
 LOUD = 128.0
-
-
-def _louder(codes: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Half of them at their ends."""
-    return np.clip(2 * codes.astype(np.int64), -127, 127).astype(np.int8)
 
 
 def _compiled(config: MicroEngineConfig, inputs: Streams) -> tuple[IntegerModel, StoreImage]:

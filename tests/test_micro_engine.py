@@ -3,6 +3,8 @@
 
 import dataclasses
 import functools
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -318,6 +320,14 @@ def test_estimates_are_near_the_simulation_token_by_token():
     assert saved == pytest.approx(head, rel=0.05)
 
 
+def test_the_store_is_written_once():
+    inputs = text(2, [5])
+    image = inputs["image_i"]
+    more = {name: np.append(values, values[-2:]) for name, values in image.items()}
+    outcome = simulate(design(), inputs={**inputs, "image_i": more}, modes=["free"])
+    assert (outcome.mismatches, outcome.modes[0]["untaken"]) == (0, 2)
+
+
 def test_a_token_without_a_place_is_dropped_and_costs_nearly_nothing():
     seed = 2
     context = golden.compiled(CONFIG, seed)[0].config.context
@@ -325,3 +335,16 @@ def test_a_token_without_a_place_is_dropped_and_costs_nearly_nothing():
     full = run(text(seed, [*tokens, 9]))
     more = run(text(seed, [*tokens, 7, 8, 5, 9], restart=(context + 3,)))
     assert full.modes[0]["outputs"] < more.modes[0]["outputs"]
+
+
+def test_the_page_has_the_cycles_of_the_model():
+    page = (Path(__file__).parents[1] / "docs" / "blocks" / "micro_engine.md").read_text()
+    names = ("dim", "layers", "heads", "kv_heads", "head_dim", "hidden", "vocab", "context")
+    rows = re.findall(r"^\| (\d+(?: \| \d+){10}) \|$", page, re.MULTILINE)
+    assert len(rows) == 2
+    for row in rows:
+        *values, first, unanswered, last = map(int, row.split(" | "))
+        c = ModelConfig(**dict(zip(names, values, strict=True)))
+        assert first == golden.token_cycles(c, 0, True)
+        assert unanswered == golden.token_cycles(c, 0, False)
+        assert last == golden.token_cycles(c, c.context - 1, True)

@@ -20,7 +20,7 @@ from atriplex.rtl.engine._microcode import (
     Source,
     assemble,
 )
-from atriplex.rtl.engine._routines import CONSTANTS, VARIABLES, microcode
+from atriplex.rtl.engine._routines import VARIABLES, microcode
 from atriplex.rtl.engine.micro_engine import MicroEngineConfig
 from atriplex.sim.engine import micro_engine as golden
 from atriplex.sim.engine.engine import random_model
@@ -78,14 +78,14 @@ def fields(code: Microcode) -> list[tuple[int, ...]]:
     ],
 )
 def test_an_instruction_is_its_fields(line: str, op: int, source: int, argument: int):
-    code = assemble(f"ret\nhere: {line} ; {line}\n{line} !", {"one": 1}, ["two"])
+    code = assemble(f"ret\nhere: {line} ; {line}\n{line} !", ["one", "two"])
     assert fields(code) == [
         (Op.RET, 0, 0, 0),
         (op, source, argument, 0),
         (op, source, argument, 1),
     ]
     assert code.labels == {"here": 1}
-    assert code.local == (1, 0)
+    assert code.local == 2
 
 
 @pytest.mark.parametrize(
@@ -120,24 +120,22 @@ def test_what_is_no_instruction_is_an_error_that_names_its_line(line: str, sente
     text = f"start:\n{line}\n" + "ret\n" * (1 << ARGUMENT) + "far: ret"
     text = text if " far" in line else f"start:\n{line}\n"
     with pytest.raises(MicrocodeError, match=rf"^microcode, line 2, .*: {sentence}"):
-        assemble(text.replace("ret\n", "", 1), {"fifteen": 15}, [])
+        assemble(text.replace("ret\n", "", 1), ["fifteen"])
 
 
-def test_names_and_constants_of_local_memory_are_told_apart_and_fit():
+def test_names_are_told_apart_and_have_their_place():
     with pytest.raises(MicrocodeError, match="'one' is the name of two operands"):
-        assemble("", {"one": 1}, ["one"])
+        assemble("", ["one", "two", "one"])
     with pytest.raises(MicrocodeError, match="'sum' is the name of two operands"):
-        assemble("", {}, ["sum"])
-    with pytest.raises(MicrocodeError, match="'wide' does not fit the 32 bits"):
-        assemble("", {"wide": 1 << 31}, [])
+        assemble("", ["sum"])
     with pytest.raises(MicrocodeError, match="line 2: label 'here' is there twice"):
-        assemble("here: ret\nhere: ret", {}, [])
+        assemble("here: ret\nhere: ret", [])
     with pytest.raises(MicrocodeError, match=r"local memory must be in 0\.\.4095, not 4096"):
-        assemble("ld last", {}, [*(f"v{at}" for at in range(1 << ARGUMENT)), "last"])
+        assemble("ld last", [*(f"v{at}" for at in range(1 << ARGUMENT)), "last"])
 
 
 def test_blocks_begin_at_labels_and_behind_what_may_jump():
-    code = assemble("a: ld #1\nbrn b\nadd #2\nret\nb: loop c0, b\ncode\ngo a", {}, [])
+    code = assemble("a: ld #1\nbrn b\nadd #2\nret\nb: loop c0, b\ncode\ngo a", [])
     ops = {name: [each["op"] for each in block] for name, block in code.blocks().items()}
     assert ops == {
         "a": [Op.LD, Op.BRN],
@@ -151,8 +149,7 @@ def test_all_words_of_the_microcode_are_in_blocks_and_all_its_names_are_used():
     code = microcode()
     assert sum(map(len, code.blocks().values())) == len(code.words)
     used = {argument for op, source, argument, _ in fields(code) if source == Source.LOCAL}
-    names = [*CONSTANTS, "thread0", *VARIABLES]
-    assert [name for at, name in enumerate(names) if at not in used] == []
+    assert [name for at, name in enumerate(VARIABLES) if at not in used] == []
 
 
 # The compiler.

@@ -131,11 +131,11 @@ class MicrocodeError(AtriplexError, ValueError):
 
 @dataclass(frozen=True)
 class Microcode:
-    """Words of the instruction memory; labels by name; what local memory holds after reset."""
+    """Words of the instruction memory; labels by name; words of local memory that it takes."""
 
     words: tuple[int, ...]
     labels: Mapping[str, int]
-    local: tuple[int, ...]
+    local: int
 
     def blocks(self) -> dict[str, list[dict[str, int]]]:
         """Instructions that are carried out together, as fields.
@@ -161,19 +161,16 @@ class Microcode:
         return found
 
 
-def assemble(text: str, constants: Mapping[str, int], variables: Sequence[str]) -> Microcode:
+def assemble(text: str, variables: Sequence[str]) -> Microcode:
     """Microcode from ``text``, an instruction or a ``label:`` a line, comments after ``;``.
 
-    ``constants`` and ``variables`` lie at the beginning of local memory.  An operand is ``#3``, a
-    name of these, ``[i0]``, ``[i0+]`` or one of ``thread``, ``byte+`` ...; ``!`` behind an
-    instruction shows ``a`` at the tap.  Raises :class:`MicrocodeError`.
+    ``variables`` lie at the beginning of local memory.  An operand is ``#3``, a name of these,
+    ``[i0]``, ``[i0+]`` or one of ``thread``, ``byte+`` ...; ``!`` behind an instruction shows ``a``
+    at the tap.  Raises :class:`MicrocodeError`.
     """
-    names = [*constants, *variables]
-    if twice := [name for name in names if names.count(name) > 1 or name in _PLACES]:
+    if twice := [at for at in variables if variables.count(at) > 1 or at in _PLACES]:
         raise MicrocodeError(f"microcode: {twice[0]!r} is the name of two operands")
-    if wide := [name for name, value in constants.items() if not -(1 << 31) <= value < 1 << 31]:
-        raise MicrocodeError(f"microcode: {wide[0]!r} does not fit the 32 bits of a word")
-    places = {name: at for at, name in enumerate(names)}
+    places = {name: at for at, name in enumerate(variables)}
     lines: list[tuple[int, list[str], bool]] = []
     labels: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -192,7 +189,7 @@ def assemble(text: str, constants: Mapping[str, int], variables: Sequence[str]) 
             found.append(_word(words, tap, labels, places))
         except MicrocodeError as error:
             raise MicrocodeError(f"microcode, line {number}, {' '.join(words)}: {error}") from None
-    return Microcode(tuple(found), labels, (*constants.values(), *([0] * len(variables))))
+    return Microcode(tuple(found), labels, len(variables))
 
 
 def _word(

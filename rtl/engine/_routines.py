@@ -13,17 +13,8 @@ from ._microcode import Microcode, assemble
 CHANCES, WEIGHTS, LOGARITHMS, THREAD = 0, 256, 512, 768
 """Words of the store at which its tables begin, and its thread."""
 
-CONSTANTS = {
-    "most": (1 << 17) - 1,
-    "least": -(1 << 17) + 1,
-    "lowest": -(1 << 31),
-    "sixteen": 1 << 16,
-    "fifteen": 1 << 15,
-    "octave0": -(1 << 20),  # below every octave
-    "unit": 127 << 16,
-}
-
 VARIABLES = (
+    *("most", "least", "lowest", "sixteen", "fifteen", "octave0", "unit", "thread0"),
     *("position", "current", "sampling", "fresh"),
     *("vector", "count", "scratch", "half", "angles", "group", "peaks", "out", "where", "stride"),
     *("second", "t0", "t1", "t2"),
@@ -34,7 +25,29 @@ VARIABLES = (
 )
 
 TEXT = f"""
-reset:
+reset:                  ; what is constant, as local memory has no contents before
+    ldx  #1024
+    mul  #32
+    st   fifteen
+    mvx
+    mul  #2
+    st   sixteen
+    mul  #4
+    sub  #1
+    st   most
+    mul  #-4
+    add  #1
+    st   least
+    mul  #-32
+    st   octave0        ; below every octave
+    mul  #254
+    st   unit           ; 127 << 16
+    mul  #-1024
+    mvx
+    mul  #64
+    st   lowest
+    ld   #{THREAD}
+    st   thread0
     ld   #-1
     st   position
 start:
@@ -736,4 +749,4 @@ normal8:
 @functools.cache
 def microcode() -> Microcode:
     """All routines."""
-    return assemble(TEXT, CONSTANTS | {"thread0": THREAD}, VARIABLES)
+    return assemble(TEXT, VARIABLES)

@@ -317,7 +317,7 @@ class Core(wiring.Component):
 
         acc, x, far = Signal(signed(ACC)), Signal(signed(X)), Signal(6)
         b, argument = Signal(signed(LOCAL)), i.argument
-        registers = self._memories(m, i, begun & ~acts, done, acc, b, code.local)
+        registers = self._memories(m, i, begun & ~acts, done, acc, b)
         self._operand(m, i, acc, registers, b)
 
         op = Op
@@ -401,11 +401,11 @@ class Core(wiring.Component):
         return m
 
     def _memories(
-        self, m: Module, i: Any, reads: Any, done: Any, acc: Any, b: Any, init: Any
+        self, m: Module, i: Any, reads: Any, done: Any, acc: Any, b: Any
     ) -> dict[str, Any]:
         """Local memory, the store's port, and the registers that address them or count."""
         config = self.config
-        m.submodules.local = local = Memory(shape=signed(LOCAL), depth=config.local, init=init)
+        m.submodules.local = local = Memory(shape=signed(LOCAL), depth=config.local, init=[])
         read, write = local.read_port(), local.write_port()
         index = data.View(INDEXED, i.argument[: INDEXED.size])
         where = data.View(DATA, i.argument[: DATA.size])

@@ -92,7 +92,7 @@ def _layout(model: IntegerModel) -> Layout:
     c = model.config
     widest = max(c.hidden, c.q_dim + 2 * c.kv_dim)
     sizes = (c.dim, widest, max(c.dim, c.hidden, c.q_dim), c.head_dim, c.heads, c.head_dim)
-    starts = np.cumsum((len(microcode().local), *sizes)).tolist()
+    starts = np.cumsum((microcode().local, *sizes)).tolist()
     pair = c.head_dim + 3
     return Layout(*starts, pair=pair, slot=pair * c.context)
 

@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Signal
 from atriplex.gen import blocks
 from atriplex.gen.verilog import Design, Port, convert, emit
 from atriplex.rtl import interface
 from atriplex.rtl.config import Config
-from atriplex.rtl.engine._microcode import INSTRUCTION, Op
-from atriplex.rtl.engine._routines import microcode
 from atriplex.rtl.engine.micro_engine import MicroEngineConfig
 from atriplex.sim.engine import micro_engine
 from atriplex.sim.run import in_time, simulate
@@ -163,10 +161,6 @@ INSIDE: dict[str, tuple[str, str, str]] = {
 }
 """Faults of the micro engine: where in its source, what is there, and what is there instead."""
 
-WITHOUT = 256
-"""The ``variant`` from which on an instruction of the micro engine is left out."""
-
-
 FAULTY = MicroEngineConfig(store=8192, local=512, longest=160)
 
 
@@ -179,7 +173,6 @@ def faulty_micro_engine() -> Design:
     for number, (where, sound, fault) in enumerate(INSIDE.values(), 1):
         before = by_place.get((where, sound), sound)
         by_place[where, sound] = f"Mux(VARIANT == {number}, {fault}, {before})"
-    by_place["data.View(INSTRUCTION, $)", "fetch.data"] = "without(m, fetch)"
     by_place["super().__init__({\n            $", '"image_i"'] = '"variant": In(16), "image_i"'
     given = "m.d.comb += VARIANT.eq(self.variant)\n        m.submodules.store"
     by_place["$ = store", "m.submodules.store"] = given
@@ -188,17 +181,8 @@ def faulty_micro_engine() -> Design:
         instead = where.replace("$", broken) if "$" in where else f"{broken} {where}"
         assert source.count(there) == 1, there
         source = source.replace(there, instead)
-    variant = Signal(16)
-
-    def without(m: Module, fetch: Any) -> Any:
-        at = Signal(16)
-        with m.If(fetch.en):
-            m.d.sync += at.eq(fetch.addr)
-        nothing = Op.ADD << INSTRUCTION["op"].offset
-        return Mux(variant == at + WITHOUT, nothing, fetch.data)
-
     names: dict[str, Any] = {"__name__": module, "__package__": module.rpartition(".")[0]}
-    names |= {"VARIANT": variant, "without": without}
+    names["VARIANT"] = Signal(16)
     exec(compile(source, module, "exec"), names)
     text, ports = convert(names["MicroEngine"](FAULTY), "micro_engine")
     design = emit(blocks.find("micro_engine"), FAULTY)
@@ -225,16 +209,3 @@ def test_every_fault_inside_the_micro_engine_is_seen() -> None:
     wide = {"sum_not_awaited": modes.pop("sum_not_awaited")}  # elsewhere sums come early enough
     assert unseen(modes, 1, 3) == {}
     assert unseen(wide, 3, 1) == {}
-
-
-@pytest.mark.long
-def test_no_instruction_of_the_micro_engine_can_be_left_out() -> None:
-    code = microcode()
-    at_label = {at: label for label, at in code.labels.items()}
-    modes, label = {}, ""
-    for at in range(len(code.words)):
-        label = at_label.get(at, label)
-        modes[f"{label}+{at - code.labels[label]}"] = f"free@{WITHOUT + at}"
-    for seed, tokens in ((1, 2), (2, 8), (0, 10)):
-        modes = unseen(modes, seed, tokens)
-    assert list(modes) == []

@@ -35,9 +35,7 @@ def design(config: MicroEngineConfig, words: NDArray[np.uint16], clocks: int) ->
     text, ports = convert(MicroAppliance(config, clocks, ADDRESS), TOP)
     module = "atriplex.rtl.engine.micro_engine"
     image = np.concatenate(([MAGIC, len(words)], words)).astype("<u2").tobytes()
-    return Design(
-        "micro_engine", module, config.values(), TOP, text, ports, beside={IMAGE: image}
-    )
+    return Design("micro_engine", module, config.values(), TOP, text, ports, beside={IMAGE: image})
 
 
 def for_board(

@@ -63,6 +63,7 @@ struct Machine {
 
     Machine() {
         top.clk = 0;
+        top.eval();  // models of iCE40's cells begin with a value of their own for our inputs
         top.host_in = 1;
         top.rst = 1;
         top.eval();

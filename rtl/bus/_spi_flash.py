@@ -18,9 +18,9 @@ PAUSE = 1 << 8
 class FlashReader(wiring.Component):
     """Reads an image of 16-bit words, low byte first, from ``address`` of a flash on.
 
-    The image is :data:`MAGIC`, the number of words, and the words.  While there is no magic word the
-    flash is asked again.  Mode 0, command 03h, most significant bit first, half a clock a bit edge:
-    one bit in two cycles, nothing while ``o`` is not taken.  A flash that sleeps is woken up.
+    The image is :data:`MAGIC`, the number of words, and the words.  While there is no magic word
+    the flash is asked again.  Mode 0, command 03h, most significant bit first: one bit in two
+    cycles, none while ``o`` is not taken.  A flash that sleeps is woken up.
 
     Members
     -------

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from atriplex.fpga import flow, shell
 from atriplex.fpga.boards import board
 from atriplex.gen.engine import appliance, micro, serial

@@ -8,6 +8,7 @@ amaranth-boards, which is imported when they are asked for.
 import functools
 import importlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,14 @@ class Pin:
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """A board, its part, and the three pins that the shell needs.
+    """A board, its part, and the pins that the shell needs.
 
     ``platform`` names the class in amaranth-boards.  ``host_in`` and ``host_out`` name the pins for
     the host: ``uart.rx`` is a part of a resource, ``led`` a resource, ``io:0`` a connector's pin.
-    ``synth``, ``place`` and ``pack`` are options of yosys, nextpnr
-    and the packer.  ``lut``, ``ff``, ``ram`` and
-    ``dsp`` are what the part has, as nextpnr counts it.
+    ``flash`` is the resource of a serial flash that a design may read, empty where there is none
+    or the part does not let it.  ``synth``, ``place`` and ``pack`` are options of yosys, nextpnr
+    and the packer.  ``lut``, ``ff``, ``ram`` and ``dsp`` are what the part has, as nextpnr counts
+    it.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Board:
     platform: str
     host_in: str
     host_out: str
+    flash: str = ""
     clock_mhz: float
     synth: tuple[str, ...] = ()
     place: tuple[str, ...]
@@ -51,8 +54,17 @@ class Board:
     ram: int
     dsp: int
 
-    def pins(self) -> dict[str, Pin]:
-        """Pins of the shell's ports ``clk``, ``host_in`` and ``host_out``."""
+    def places(self) -> dict[str, str]:
+        """Where the ports are that a design may have by itself."""
+        flash = ("clk", "cs", "copi", "cipo") if self.flash else ()
+        return {
+            "host_in": self.host_in,
+            "host_out": self.host_out,
+            **{f"flash_{name}": f"{self.flash}.{name}" for name in flash},
+        }
+
+    def pins(self, ports: Iterable[str]) -> dict[str, Pin]:
+        """Pins of the shell's ``clk`` and of those of its ``ports`` that are in :meth:`places`."""
         module, _, name = self.platform.partition(":")
         try:
             platform = getattr(importlib.import_module(f"amaranth_boards.{module}"), name)()
@@ -62,8 +74,11 @@ class Board:
             ) from None
         return {
             "clk": _pin(platform, platform.default_clk),
-            "host_in": _pin(platform, self.host_in),
-            "host_out": _pin(platform, self.host_out),
+            **{
+                port: _pin(platform, where)
+                for port, where in self.places().items()
+                if port in ports
+            },
         }
 
 

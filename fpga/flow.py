@@ -60,7 +60,8 @@ def build(
     text = design.text if out_of_context else design.text + shell.verilog(design, board, target)
     names = [f"{tool.name} {tool.version} {tool.origin}" for tool in used]
     options = [design.block, json.dumps(design.config), repr(board), f"{target}", f"{seed}"]
-    key = [*names, *options, *synth, top, text, *_flat(design.data), _source()]
+    key = [*names, *options, *synth, top, text, *_flat(design.data), *_flat(design.beside)]
+    key.append(_source())
 
     def fill(work: Path) -> None:
         seconds: dict[str, float] = {}
@@ -87,7 +88,7 @@ def build(
         if out_of_context:  # ports without pads: what nextpnr-ecp5 calls --out-of-context
             modules[top]["ports"] = {}
         else:
-            (work / PINS).write_text(parts.pins(board.pins()))
+            (work / PINS).write_text(parts.pins(board.pins(modules[top]["ports"])))
         (work / "netlist.json").write_text(json.dumps({"creator": "", "modules": modules}))
         stage(
             "place and route",
@@ -134,6 +135,8 @@ def build(
         )
         for name in ("netlist.json", "placed.json"):
             (work / name).unlink()
+        for name, content in design.beside.items():
+            (work / name).write_bytes(content)
         (work / "report.json").write_text(json.dumps(report.values(), indent=2) + "\n")
         (work / "report.md").write_text(report.page())
 
@@ -215,7 +218,7 @@ def cell_models(family_name: str) -> list[Path]:
     return [cache.folder("cell-models", [*texts, _source()], fill) / f"{family_name}.v"]
 
 
-def _flat(data: Mapping[str, str]) -> list[str]:
+def _flat(data: Mapping[str, Any]) -> list[Any]:
     return [part for item in data.items() for part in item]
 
 

@@ -11,6 +11,7 @@ BOARD = Board(
     platform="icebreaker:ICEBreakerPlatform",
     host_in="uart.rx",
     host_out="uart.tx",
+    flash="spi_flash_1x",
     clock_mhz=12.0,
     synth=("-device", "u", "-dsp", "-spram"),
     place=("--up5k", "--package", "sg48"),

@@ -5,14 +5,15 @@
 outputs go into a second register, which is folded into a third that shifts out at ``host_out``.
 So every path through the block runs from register to register, and nothing is optimised away.
 
-A design that has ``host_in`` and ``host_out`` itself gets them directly, a reset after power-up,
-and on ECP5 a PLL where the target is not the board's clock.
+A design that has ``host_in`` and ``host_out`` itself gets them directly, and the board's flash
+where it asks for that, a reset after power-up, and on ECP5 a PLL where the target is not the
+board's clock.
 """
 
 from fractions import Fraction
 from itertools import product
 
-from ..gen.verilog import Design
+from ..gen.verilog import Design, Port
 from ..rtl.errors import AtriplexError
 from .boards import Board
 
@@ -22,13 +23,13 @@ RUN = 512  # the longest chain of bare flip-flops: yosys from the wheel fails at
 
 def verilog(design: Design, board: Board, target_mhz: float) -> str:
     """Module :data:`TOP` around ``design``, whose instance is called ``block``."""
-    names = {port.name for port in design.ports}
-    if {"host_in", "host_out"} <= names <= {"clk", "rst", "host_in", "host_out"}:
-        return _direct(board, target_mhz, design.top)
+    pins = [port for port in design.ports if port.name not in ("clk", "rst")]
+    if {"host_in", "host_out"} <= {port.name for port in pins} <= board.places().keys():
+        return _direct(board, target_mhz, design.top, pins)
     return _shifted(design)
 
 
-def _direct(board: Board, target_mhz: float, top: str) -> str:
+def _direct(board: Board, target_mhz: float, top: str, pins: list[Port]) -> str:
     """The design on the pins, out of reset 16 cycles after power-up."""
     clock = "    wire clock = clk;"
     if board.family == "ecp5" and target_mhz != board.clock_mhz:
@@ -38,11 +39,13 @@ def _direct(board: Board, target_mhz: float, top: str) -> str:
             f"{board.name} has a clock of {board.clock_mhz:g} MHz, and a PLL is made on ECP5 only; "
             "leave the target out"
         )
-    return f"""module {TOP}(input clk, input host_in, output host_out);
+    ports = ", ".join(f"{port.direction} {port.name}" for port in pins)
+    joined = ", ".join(f".{port.name}({port.name})" for port in pins)
+    return f"""module {TOP}(input clk, {ports});
 {clock}
     reg [3:0] up = 0;
     always @(posedge clock) if (~&up) up <= up + 1'b1;
-    {top} block(.clk(clock), .rst(~&up), .host_in(host_in), .host_out(host_out));
+    {top} block(.clk(clock), .rst(~&up), {joined});
 endmodule
 """
 

@@ -252,7 +252,7 @@ def fpga(
     config: ConfigFile = None,
     model: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="engine alone: a model inside, a file or `shipped`"),
+        typer.Option(metavar="FILE", help="engine, micro_engine: a model inside, as run's"),
     ] = None,
     target: Annotated[float | None, typer.Option(min=1, metavar="MHZ", help="clock wanted")] = None,
     out_of_context: Annotated[
@@ -288,27 +288,32 @@ def fpga(
     else:
         table(*reports.placed(report))
         print(f"report: {folder / 'report.md'}")
+        for name in design.beside:
+            print(f"for the board's flash: {folder / name} (docs/fpga.md says where it goes)")
     if complaint := report.complaint():
         raise Failed(complaint)
 
 
-def _model_path(model: str) -> Path | None:
-    """The file of a model; None is the shipped one."""
-    path = None if model == "shipped" else Path(model)
-    if path and not path.exists():
-        raise AtriplexError(f"{path}: no such file; the model of the package is called shipped")
+def _model_path(model: str) -> Path:
+    """The file of a model; those of the package have names."""
+    from .model.generate import shipped
+
+    names = {"shipped": "storybook", "shipped-small": "storybook-small"}
+    path = shipped(names[model]) if model in names else Path(model)
+    if not path.exists():
+        raise AtriplexError(
+            f"{path}: no such file; the models of the package are called {' and '.join(names)}"
+        )
     return path
 
 
-def _appliance(block: str, board: Any, target: float | None, path: Path | None, settings: Any):
-    """The engine with a model inside, for a board."""
+def _appliance(block: str, board: Any, target: float | None, path: Path, settings: Any):
+    """An engine with a model inside, for a board."""
     from .configs import settings_of
-    from .engine import appliance
+    from .engine.serial import appliance_for
 
-    if block != "engine":
-        raise AtriplexError(f"--model is for the block engine, not for {block}")
     clock = float(target or board.clock_mhz)
-    return appliance.for_board(board, clock, path, settings_of(settings or ()))[0]
+    return appliance_for(block).for_board(board, clock, path, settings_of(settings or ()))[0]
 
 
 @app.command()
@@ -372,7 +377,9 @@ def asic(
 
 @app.command()
 def run(
-    model: Annotated[str, typer.Argument(help="a model file, or `shipped`")],
+    model: Annotated[
+        str, typer.Argument(help="a model file, or of the package `shipped` or `shipped-small`")
+    ],
     prompt: Annotated[str, typer.Argument(help="the text to continue")] = "",
     tokens: Annotated[int, typer.Option(min=1, help="tokens to add")] = 100,
     model_only: Annotated[
@@ -390,6 +397,10 @@ def run(
     ] = False,
     clock: Annotated[
         float | None, typer.Option(min=0.001, metavar="MHZ", help="for tokens per second")
+    ] = None,
+    block: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="engine or micro_engine; by itself what the board has"),
     ] = None,
     netlist: Annotated[
         str | None,
@@ -427,14 +438,13 @@ def run(
     path = _model_path(model)
     from .checkpoints.models import runnable
     from .configs import settings_of
-    from .model.generate import shipped
 
     given = {
         **settings_of(option or (), "--option"),
         **{"tokenizer": tokenizer, "bit_order": bit_order, "check_text": check_text},
         **{"pairing": pairing, "gate": gate, "quantise": quantise, "context": context},
     }
-    found = runnable(path or shipped(), **given)
+    found = runnable(path, **given)
     if found.note and not json:
         note(found.note)
     if model_only:
@@ -452,8 +462,8 @@ def run(
         if story.note:
             note(story.note)
         return None
-    if netlist:
-        return _run_netlist(prompt, netlist, clock, path, tokens, settings, json)
+    if netlist or block == "micro_engine":
+        return _run_line(prompt, netlist, block, clock, path, tokens, settings, json)
     from .engine import report
     from .engine.story import Story as Told
 
@@ -485,26 +495,30 @@ def run(
     return None
 
 
-def _run_netlist(
+def _run_line(
     prompt: str,
-    board: str,
+    netlist: str | None,
+    block: str | None,
     clock: float | None,
-    path: Path | None,
+    path: Path,
     tokens: int,
     settings: list[str] | None,
     json: bool,
 ) -> None:
-    """Text from the synthesised netlist of an appliance."""
+    """Text from an appliance on its serial line: its Verilog, or a netlist for a board."""
     from ..fpga import boards
     from .configs import settings_of
-    from .engine.serial import NetlistStory
+    from .engine.serial import LineStory
 
-    wanted = boards.board(board)
+    wanted = boards.board(netlist or "icebreaker")
+    block = block or ("micro_engine" if wanted.family == "ice40" else "engine")
     with progress(json) as stage:
-        story = NetlistStory(
+        story = LineStory(
             prompt,
             wanted,
             float(clock or wanted.clock_mhz),
+            block=block,
+            netlist=netlist is not None,
             path=path,
             tokens=tokens,
             settings=settings_of(settings or ()),
@@ -512,7 +526,9 @@ def _run_netlist(
         )
     pieces, tally = _told(prompt, story, json), story.tally
     found = {
+        "block": block,
         "board": wanted.name,
+        "netlist": netlist is not None,
         "tokens": tally.tokens,
         "checked": tally.checked,
         "wrong": tally.wrong,
@@ -522,7 +538,8 @@ def _run_netlist(
         say_json({"prompt": prompt, "text": "".join(pieces), **found})
     else:
         equal = tally.checked - len(tally.wrong)
-        print(f"netlist for {wanted.name}: {equal} tokens equal, {tally.all_cycles:,} cycles")
+        what = f"netlist of {block}" if netlist else block
+        print(f"{what} for {wanted.name}: {equal} tokens equal, {tally.all_cycles:,} cycles")
     if tally.wrong:
         raise Failed(tally.wrong[0])
 

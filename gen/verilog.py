@@ -43,8 +43,9 @@ class Port:
 class Design:
     """Emitted Verilog and what is needed to use it.
 
-    ``data`` are files that the Verilog reads with ``$readmemh``, texts by name.  ``records`` says
-    of ports of several fields that are no stream what their bits are.
+    ``data`` are files that the Verilog reads with ``$readmemh``, texts by name; ``beside`` what a
+    board needs besides the bitstream.  ``records`` says of ports of several fields that are no
+    stream what their bits are.
     """
 
     block: str
@@ -55,6 +56,7 @@ class Design:
     ports: tuple[Port, ...]
     streams: tuple[interface.Stream, ...] = field(default=())
     data: Mapping[str, str] = field(default_factory=dict)
+    beside: Mapping[str, bytes] = field(default_factory=dict)
     records: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -86,10 +86,11 @@ def for_board(
         if "context" in (settings or {}) or needs <= board.ram or config.context <= LEAST:
             break
         context = config.context // 2
-    if board.family == "ecp5" and needs > board.ram:
+    if needs > board.ram:
+        other = ", or micro_engine, which reads its model from a flash" if board.flash else ""
         raise DoesNotFit(
             f"the model needs some {needs} block RAMs of {board.name}'s {board.ram} "
-            f"with a context of {config.context}; take a smaller context or a larger board"
+            f"with a context of {config.context}; take a smaller context or a larger board{other}"
         )
     return design(config, image, divisor(clock_mhz)), model, found
 

@@ -15,9 +15,9 @@ from . import packed
 from . import shipped as _shipped
 
 
-def shipped() -> Path:
-    """The trained model that comes with the package."""
-    return Path(str(importlib.resources.files(_shipped) / "storybook.atx"))
+def shipped(name: str = "storybook") -> Path:
+    """A trained model that comes with the package: ``storybook`` or ``storybook-small``."""
+    return Path(str(importlib.resources.files(_shipped) / f"{name}.atx"))
 
 
 class Story:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Combinational decoders of packed trits: from a byte to 2-bit two's complement codes."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 
 TQ1_ZEROS = 128
 """The TQ1_0 byte of five zero trits; its digit chain returns to itself."""
@@ -29,34 +29,8 @@ def from_offset(code: Value) -> tuple[Value, Value]:
     return Cat(~code[0], ~code[0] & ~code[1]), code[1] & code[0]
 
 
-def base3(m: Module, byte: Value, name: str) -> tuple[Value, Value]:
-    """Five trits, first one lowest, and the fault flag of ``t0 + 3 t1 + ... + 81 t4``.
-
-    Digits come off from the top by comparing and subtracting; 243 and above are no five trits:
-    the remainder is forced to zero there, so that all five are 0.
-    """
-    bad = Signal(name=f"{name}_bad")
-    m.d.comb += bad.eq(at_least(byte, 243))
-    trits: list[Value] = []
-    rest = byte
-    for power in (81, 27, 9, 3, 1):
-        one, two = Signal(name=f"{name}_is1_{power}"), Signal(name=f"{name}_is2_{power}")
-        m.d.comb += [
-            one.eq(at_least(rest, power)),
-            two.eq(at_least(rest, 2 * power)),
-        ]
-        valid = ~bad if power == 81 else Const(1, 1)
-        trits.insert(0, Cat(one, two) & valid.replicate(2))
-        if power > 1:
-            less = Signal(range(power), name=f"{name}_mod_{power}")
-            below = (rest - Mux(two, 2 * power, Mux(one, power, 0)))[: len(less)]
-            m.d.comb += less.eq(below & valid.replicate(len(less)))
-            rest = less
-    return Cat(trits), bad
-
-
 def base3_ninths(byte: Value) -> tuple[Value, Value]:
-    """A byte of five trits, at most 242, over 9 and the rest: what :func:`ninths_trits` takes."""
+    """``t0 + 3 t1 + ... + 81 t4``, at most 242, over 9 and the rest, for :func:`ninths_trits`."""
     product = (byte << 6) - (byte << 3) + byte  # 57 * byte; 57 / 512 is near enough to 1 / 9
     over = product[9:14]
     return over, (byte - over - (over << 3))[:4]

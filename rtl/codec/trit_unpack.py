@@ -83,6 +83,11 @@ class TritUnpackConfig(Config):
         return PACKINGS[self.packing]
 
     @property
+    def stages(self) -> int:
+        """Registers behind each other from bytes, or a full block, to trits."""
+        return 2 if self.packing == "base3" else 1
+
+    @property
     def buffered(self) -> bool:
         """Whether natural order needs a whole block in a buffer first."""
         return self.layout.block_bytes > 1
@@ -117,9 +122,10 @@ class TritUnpack(wiring.Component):
     that tq1_0 never makes) gives 0 and sets ``invalid`` for every trit it stands for.  The fifth
     digit of the last four bytes of tq1_0 is ignored.
 
-    twos2 and base3: one transfer in, one out, one cycle of latency.  The others collect a block of
-    ``fill`` transfers while the block before leaves in ``drain``: ``max(fill, drain)`` cycles per
-    block; the first trits are offered three edges after the block's last byte was taken.
+    twos2 and base3: one transfer in, one out, one cycle of latency, two with base3.  The others
+    collect a block of ``fill`` transfers while the block before leaves in ``drain``:
+    ``max(fill, drain)`` cycles per block; the first trits are offered three edges after the block's
+    last byte was taken.
     Reset drops whatever is in flight.
 
     Members
@@ -158,7 +164,7 @@ class TritUnpack(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.pipeline = pipeline = Pipeline(1)
+        m.submodules.pipeline = pipeline = Pipeline(self.config.stages)
         m.d.comb += [self.o.valid.eq(pipeline.o_valid), pipeline.o_ready.eq(self.o.ready)]
         held = Signal.like(self.o.payload, name="held", reset_less=True)
         m.d.comb += self.o.payload.eq(held)
@@ -173,28 +179,39 @@ class TritUnpack(wiring.Component):
 
     def _by_byte(self, m, pipeline, decoded):
         """Every byte stands for its own trits."""
+        m.d.comb += [pipeline.i_valid.eq(self.i.valid), self.i.ready.eq(pipeline.i_ready)]
+        of_byte = self._five if self.config.packing == "base3" else self._four
+        found = [of_byte(m, pipeline, index) for index in range(self.config.bytes_in)]
+        bounds = Cat(self.i.p.first, self.i.p.last)
+        for stage in range(1, self.config.stages):
+            early, bounds = bounds, Signal(2, name=f"bounds_{stage}", reset_less=True)
+            with m.If(pipeline.enable):
+                m.d.sync += bounds.eq(early)
         m.d.comb += [
-            pipeline.i_valid.eq(self.i.valid),
-            self.i.ready.eq(pipeline.i_ready),
-            decoded.first.eq(self.i.p.first),
-            decoded.last.eq(self.i.p.last),
+            Cat(decoded.first, decoded.last).eq(bounds),
+            Cat(decoded.trits).eq(Cat(trits for trits, _ in found)),
+            Cat(decoded.invalid).eq(Cat(flags for _, flags in found)),
         ]
-        trits, flags = [], []
-        for index in range(self.config.bytes_in):
-            byte = self.i.p.bytes[index]
-            if self.config.packing == "base3":
-                five, bad = _digits.base3(m, byte, f"byte{index}")
-                trits.append(five)
-                flags.append(bad.replicate(5))
-            else:
-                for pair in range(4):
-                    trit, bad = _digits.from_twos(byte[2 * pair : 2 * pair + 2])
-                    trits.append(trit)
-                    flags.append(bad)
-        m.d.comb += [
-            Cat(decoded.trits).eq(Cat(trits)),
-            Cat(decoded.invalid).eq(Cat(flags)),
-        ]
+
+    def _four(self, m, pipeline, index):
+        """Trits and flags of a byte of two's complement codes."""
+        byte = self.i.p.bytes[index]
+        found = [_digits.from_twos(byte[at : at + 2]) for at in range(0, 8, 2)]
+        return Cat(trit for trit, _ in found), Cat(bad for _, bad in found)
+
+    def _five(self, m, pipeline, index):
+        """Trits and flags of a byte in base 3: its ninths are registered, then looked up."""
+        byte = self.i.p.bytes[index]
+        over = Signal(5, name=f"over_{index}", reset_less=True)
+        rest = Signal(4, name=f"rest_{index}", reset_less=True)
+        bad = Signal(name=f"bad_{index}", reset_less=True)
+        with m.If(pipeline.enable):
+            m.d.sync += [
+                Cat(over, rest).eq(Cat(_digits.base3_ninths(byte))),
+                bad.eq(_digits.at_least(byte, 3**5)),
+            ]
+        five = _digits.ninths_trits(m, over, rest, f"trits_{index}")
+        return five & ~bad.replicate(10), bad.replicate(5)
 
     def _by_block(self, m, pipeline, decoded):
         """One block is collected in ``next_*`` while the one before leaves from ``ring_*``."""

@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Shape, Signal, unsigned
+from amaranth.hdl import Module, Shape, Signal, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -12,6 +12,7 @@ from amaranth.lib.wiring import In, Out
 from .._streams import Queue, credit
 from ..bus._uart import HIGH, UartReceiver, UartSender
 from ..engine.engine import Engine, EngineConfig
+from ._host import answer, receive
 
 QUEUED = 8
 """Words on their way from a memory: as many as it takes for one to leave every cycle."""
@@ -81,10 +82,8 @@ class Rom(wiring.Component):
 class Appliance(wiring.Component):
     """An engine whose memories hold a model, on a serial line.
 
-    After reset program and rotary table are copied into the engine.  The host sends two bytes a
-    token: its low byte, then its high bits with bit 7 for ``restart`` and bit 6 for ``sample``; a
-    token with ``sample`` is answered by two bytes, low and high, the others by two bytes of ones
-    when they are taken.  The likeliest token is chosen.
+    After reset program and rotary table are copied into the engine.  What host and line say to
+    each other is in ``_host.py``.  The likeliest token is chosen.
 
     ``contents`` are the words of the memories as integers: ``weights``, ``gains``, ``embedding``,
     ``program`` and ``table``.
@@ -131,34 +130,7 @@ class Appliance(wiring.Component):
             with m.If(rom.fetch_i.ready):
                 m.d.sync += asked.eq(1)
             wiring.connect(m, rom.o, target)
-        self._host(m, engine, receiver, sender)
+        receive(m, engine.token_i, receiver)
+        m.d.comb += engine.sampler_i.valid.eq(1)
+        answer(m, engine.token_i, engine.token_o, sender)
         return m
-
-    def _host(self, m: Module, engine: Any, receiver: Any, sender: Any) -> None:
-        low, second = Signal(8, reset_less=True), Signal()
-        byte, token = receiver.o.p.byte, engine.token_i
-        m.d.comb += [
-            token.valid.eq(receiver.o.valid & second),
-            token.p.token.eq(Cat(low, byte[:6])),
-            token.p.restart.eq(byte[7]),
-            token.p.sample.eq(byte[6]),
-            receiver.o.ready.eq(~second | token.ready),
-            engine.sampler_i.valid.eq(1),
-        ]
-        with m.If(receiver.o.valid & receiver.o.ready):
-            m.d.sync += [second.eq(~second), low.eq(byte)]
-
-        high, taken = Signal(), Signal()  # the byte's turn; a token without an answer was taken
-        answer = Signal(16)
-        m.d.comb += [
-            answer.eq(Mux(taken, 0xFFFF, engine.token_o.p.token)),
-            sender.i.valid.eq(engine.token_o.valid | taken),
-            sender.i.p.byte.eq(answer.word_select(high, 8)),
-            engine.token_o.ready.eq(sender.i.ready & high & ~taken),
-        ]
-        with m.If(sender.i.valid & sender.i.ready):
-            m.d.sync += high.eq(~high)
-            with m.If(high):
-                m.d.sync += taken.eq(0)
-        with m.If(token.valid & token.ready & ~token.p.sample):
-            m.d.sync += taken.eq(1)

@@ -164,7 +164,7 @@ def cycles(config: TritUnpackConfig, inputs: Streams) -> int:
     """Cycles from the first edge with all input offered to the edge of the last output."""
     given = inputs["i"]
     if BLOCK_BYTES[config.packing] == 1:
-        return len(given["first"]) + 1
+        return len(given["first"]) + (2 if config.packing == "base3" else 1)
     fill = BLOCK_BYTES[config.packing] // config.bytes_in
     drain = _places(config.packing)[0].size // config.lanes
     taken = np.diff(_block_ends(given, fill), prepend=-1)  # transfers per block, dropped included

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 CYCLE_TOLERANCE = 0.01
 """The cycle model is an estimate: what the data decide it takes as typical."""
 
+BEFORE_QUERY = 48
+"""Cycles from a token to its first query, about."""
+
 
 def stimulus(config: EngineConfig, rng: np.random.Generator, transfers: int) -> Streams:
     """A random model that fills the engine, and texts: prompts, answers, restarts."""
@@ -101,7 +104,9 @@ def cycles(config: EngineConfig, inputs: Streams) -> int:
     """Cycles until the last answer, nobody stalling: the sum of the tokens' estimates."""
     model, image = compiled(config, int(inputs["sampler_i"]["seed"][0]))
     tokens, turns = inputs["token_i"], turns_of(image.program)
-    total = len(inputs["program_i"]["at"])
+    # Side by side: the first token needs the program at once, the table when it has a query.
+    table = len(inputs["table_i"]["address"]) - BEFORE_QUERY
+    total = max(len(inputs["program_i"]["at"]), table)
     for group in groups(config.sequencer, inputs):
         total += estimate(
             model.config,

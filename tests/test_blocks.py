@@ -22,7 +22,7 @@ WHOLE = 10_000
 """Transfers that every preset must take."""
 FEW = {"engine": 1000}
 """Transfers of blocks that take thousands of cycles for each; tests/test_engine.py has texts."""
-SLOW = {("engine", "default")}
+SLOW = {("engine", "default"), ("micro_engine", "default")}
 CASES = [(name, preset) for name in blocks.names() for preset in blocks.find(name).presets]
 FAMILY = {name: block.family for name, block in blocks.found().items()}
 

@@ -303,6 +303,7 @@ def test_the_lowest_of_equals_is_the_answer():
     run(inputs)
 
 
+@pytest.mark.long
 def test_estimates_are_near_the_simulation_token_by_token():
     seed, tokens = 2, [5, 6, 7, 8]
     c = golden.compiled(CONFIG, seed)[0].config

@@ -116,11 +116,11 @@ def run(
         ("run shipped Hello --netlist icebraker", "no board 'icebraker'; is it icebreaker?"),
         (
             "fpga ternary_dot --board ulx3s --model shipped",
-            "--model is for the block engine, not for ternary_dot",
+            "a model goes into engine or micro_engine, not into ternary_dot",
         ),
         (
             "run ship Hello --model-only",
-            "ship: no such file; the model of the package is called shipped",
+            "ship: no such file; the models of the package are called shipped and shipped-small",
         ),
         ("train nothing.txt -o out", "nothing.txt: no such file"),
     ],

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import re
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from atriplex.gen import blocks
 from atriplex.gen.verilog import Design, Port, convert, emit
 from atriplex.rtl import interface
 from atriplex.rtl.config import Config
+from atriplex.rtl.engine import _micro_core
 from atriplex.rtl.engine.micro_engine import MicroEngineConfig
 from atriplex.sim.engine import micro_engine
 from atriplex.sim.run import in_time, simulate
@@ -178,18 +180,18 @@ INSIDE: dict[str, tuple[str, str, str]] = {
     "words_without_room": ("self.free & $ &", "room", "1"),
     "ties_upwards": ("up = $", "acc[0] & (acc[1] | acc[DIVISOR:].any())", "acc[0]"),
     "quotients_down": ("up = $", "acc[0] & (acc[1] | acc[DIVISOR:].any())", "0"),
-    "shr_for_rnd": ("carry.eq($)", "shifted[0] & is_op[Op.RND]", "0"),
-    "rnd_for_shr": ("carry.eq($)", "shifted[0] & is_op[Op.RND]", "shifted[0]"),
+    "shr_for_rnd": ("carry.eq($)", "shifted[0] & (self.op == Op.RND)", "0"),
+    "rnd_for_shr": ("carry.eq($)", "shifted[0] & (self.op == Op.RND)", "shifted[0]"),
     "far_not_clamped": ("Mux(large, $, b[:6])", "63", "b[:6]"),
-    "min_always": ("changes.eq($)", "~negative & ready", "ready"),
-    "max_never": ("changes.eq($)", "negative & ready", "0"),
-    "abs_never": ("changes.eq($)", "acc[-1]", "0"),
+    "min_always": ("changes.eq($)", "self.done & ~negative", "self.done"),
+    "max_never": ("changes.eq($)", "self.done & negative", "0"),
+    "abs_never": ("changes.eq($)", "self.done & acc[-1]", "0"),
     "bytes_swapped": ("| where", "Cat(~pointer[0], pointer[0])", "Cat(pointer[0], ~pointer[0])"),
     "thread_signed": ("self.data[-1] & ~$)", "i.argument[0]", "0"),
     "data_signed": ("self.data[-1] & ~$)", "where.unsigned", "0"),
     "one_call_deep": ("link.eq($)", "deeper", "link"),
     "tap_o_not_awaited": ("acts.eq($)", "~self.tap_o.valid | self.tap_o.ready", "1"),
-    "token_o_not_awaited": ("op.OUT] | $)", "self.token_o.ready", "1"),
+    "token_o_not_awaited": ("!= Op.OUT) | $)", "self.token_o.ready", "1"),
 }
 """Faults of the micro engine: where in its source, what is there, and what is there instead."""
 
@@ -200,7 +202,9 @@ FAULTY = MicroEngineConfig(store=8192, local=512, longest=160)
 def faulty_micro_engine() -> Design:
     """The micro engine with an input ``variant``, which brings about one of ``INSIDE``."""
     module = blocks.find("micro_engine").module
-    source = inspect.getsource(importlib.import_module(module))
+    parts = (_micro_core, importlib.import_module(module))
+    source = "\n".join(inspect.getsource(part) for part in parts)
+    source = re.sub(r"^from \._micro_core import .*\n", "", source, flags=re.MULTILINE)
     by_place: dict[tuple[str, str], str] = {}
     for number, (where, sound, fault) in enumerate(INSIDE.values(), 1):
         before = by_place.get((where, sound), sound)

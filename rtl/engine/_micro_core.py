@@ -120,10 +120,11 @@ class Arithmetic(wiring.Component):
 
 
 class Core(wiring.Component):
-    """What runs the microcode: an instruction is read, then carried out.
+    """What runs the microcode.
 
-    In the first cycle its operand is read from local memory or the store, in the second, or more
-    of them for products, quotients and what is awaited, registers and memories change.
+    An instruction whose operand is in local memory or the store takes a cycle to read it, and then,
+    as all others, a cycle to change registers and memories; products take one more, quotients one
+    a bit, streams as long as they are awaited.
 
     Members
     -------
@@ -171,16 +172,17 @@ class Core(wiring.Component):
         m.submodules.arithmetic = arithmetic = Arithmetic()
         fetch = program.read_port()
         i = data.View(INSTRUCTION, fetch.data)
-        begun, acts, done = Signal(), Signal(), Signal()  # acts: the second cycle
-        with m.If(~begun):
-            m.d.sync += begun.eq(self.run)
-        with m.Elif(~acts):
-            m.d.sync += acts.eq(~self.tap_o.valid | self.tap_o.ready)
-        with m.Elif(done):
-            m.d.sync += acts.eq(0)
+        begun, acts, done = Signal(), Signal(), Signal()
+        shown, reads, found = Signal(), Signal(), Signal()  # found: the operand was read
+        m.d.comb += [
+            shown.eq(~self.tap_o.valid | self.tap_o.ready),
+            reads.eq(begun & ~found & self._is_read(i)),
+            acts.eq(begun & shown & ~reads),
+        ]
+        m.d.sync += [begun.eq(begun | self.run), found.eq(Mux(found, ~done, reads & shown))]
 
         acc, b, far = arithmetic.acc, arithmetic.b, Signal(6)
-        registers = self._memories(m, i, begun & ~acts, done, acc, b)
+        registers = self._memories(m, i, reads, done, acc, b)
         self._operand(m, i, acc, registers, b)
         m.d.comb += [
             arithmetic.op.eq(i.op),
@@ -216,6 +218,11 @@ class Core(wiring.Component):
         after = self._next(m, i, begun, done, acc, b, registers["again"], depth)
         m.d.comb += [fetch.addr.eq(after), fetch.en.eq(done | ~begun)]
         return m
+
+    def _is_read(self, i: Any) -> Any:
+        """The operand is one of a memory."""
+        memories = (Source.LOCAL, Source.INDEXED, Source.THREAD, Source.DATA)
+        return (i.op != Op.ST) & i.source.matches(*memories)
 
     def _sets(self, i: Any, register: Register) -> Any:
         return i.op == Op.SET + register

@@ -63,8 +63,8 @@ class MicroEngine(wiring.Component):
     """Decoder-only transformer in microcode: embedding, ternary projections, attention, argmax.
 
     The same arithmetic as ``engine``, bit for bit (``docs/model.md``), on one multiplier, one
-    adder and one shifter, an instruction every two cycles; eight ternary lanes beside them, fed a
-    word a cycle.  One memory, the store, holds all of a model: ``docs/blocks/micro_engine.md``
+    adder and one shifter, an instruction in one cycle or two; eight ternary lanes beside them, fed
+    a word a cycle.  One memory, the store, holds all of a model: ``docs/blocks/micro_engine.md``
     says how.  The microcode does not depend on the model.
 
     After reset the store is written from its first word on, up to the word marked ``last``; then

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ...rtl.engine._microcode import Op
+from ...rtl.engine._microcode import Op, Source
 from ...rtl.engine._routines import microcode
 from ..types import Streams
 from .engine import random_model
@@ -70,6 +70,9 @@ SHAPES = (
 """Sizes of models, among them one without sub-norms and one whose words take longer than what is
 done with a row.  A model's seed says which are its own."""
 
+
+MEMORIES = (Source.LOCAL, Source.INDEXED, Source.THREAD, Source.DATA)
+"""Where an operand takes a cycle to be read."""
 
 CYCLE_TOLERANCE = 0.03
 """The cycle model takes as typical what the values decide."""
@@ -355,8 +358,9 @@ def _cost(block: str) -> int:
     """Cycles of a block of the microcode that waits for nothing."""
     total = 0
     for fields in _blocks()[block]:
+        read = fields["op"] != Op.ST and fields["source"] in MEMORIES
         product = fields["op"] in (Op.MUL, Op.MAC, Op.MSC)
-        total += 2 + product + (fields["op"] == Op.DIV) * (fields["argument"] - 1)
+        total += 1 + read + product + (fields["op"] == Op.DIV) * (fields["argument"] - 1)
     return total
 
 

@@ -190,7 +190,7 @@ INSIDE: dict[str, tuple[str, str, str]] = {
     "thread_signed": ("self.data[-1] & ~$)", "i.argument[0]", "0"),
     "data_signed": ("self.data[-1] & ~$)", "where.unsigned", "0"),
     "one_call_deep": ("link.eq($)", "deeper", "link"),
-    "tap_o_not_awaited": ("acts.eq($)", "~self.tap_o.valid | self.tap_o.ready", "1"),
+    "tap_o_not_awaited": ("shown.eq($)", "~self.tap_o.valid | self.tap_o.ready", "1"),
     "token_o_not_awaited": ("!= Op.OUT) | $)", "self.token_o.ready", "1"),
 }
 """Faults of the micro engine: where in its source, what is there, and what is there instead."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Number formats: what a code of so many bits means."""

@@ -177,7 +177,7 @@ def compiled(config: ModelConfig, integers: bool = False) -> IntegerModel:
         ({"head_dim": 258}, {"longest": 4096}, "needs head_dim of at most 256, not 258"),
         ({"layers": 12}, {}, r"needs store=\d+ \(has 4096\), or a shorter context than 8$"),
         ({"context": 200}, {}, r"needs store=\d+ \(has 4096\), or a shorter context than 200$"),
-        ({}, {"local": 128}, r"needs local=149 \(has 128\), or a shorter context"),
+        ({}, {"local": 128}, r"needs local=256 \(has 128\), or a shorter context"),
         (
             {"gate": "silu", "dim": 20, "sub_norms": False},
             {},

@@ -111,7 +111,7 @@ class _Compiler:
         words = np.concatenate((self._tables(), np.array(thread).astype(np.uint16), *self.parts))
         used = len(words) + c.layers * c.kv_heads * layout.slot
         small = [
-            f"{name}={need} (has {has})"
+            f"{name}={1 << (need - 1).bit_length()} (has {has})"
             for name, need, has in (
                 ("store", used, self.config.store),
                 ("local", layout.local, self.config.local),
@@ -120,8 +120,8 @@ class _Compiler:
         ]
         if small:
             raise DoesNotFit(
-                f"the model does not fit the engine; it needs {', '.join(small)}, or a shorter "
-                f"context than {model.config.context}"
+                f"the model does not fit the micro engine; it needs {', '.join(small)}, or a "
+                f"shorter context than {model.config.context}"
             )
         return StoreImage(words, used, layout)
 

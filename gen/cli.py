@@ -462,7 +462,7 @@ def run(
         if story.note:
             note(story.note)
         return None
-    if netlist or block == "micro_engine":
+    if netlist or block not in (None, "engine"):
         return _run_line(prompt, netlist, block, clock, path, tokens, settings, json)
     from .engine import report
     from .engine.story import Story as Told

@@ -115,6 +115,10 @@ def run(
         ("asic ternary_dot --library osu01", "no library 'osu01'; is it osu018?"),
         ("run shipped Hello --netlist icebraker", "no board 'icebraker'; is it icebreaker?"),
         (
+            "run shipped Hello --block micro",
+            "a model goes into engine or micro_engine, not into micro",
+        ),
+        (
             "fpga ternary_dot --board ulx3s --model shipped",
             "a model goes into engine or micro_engine, not into ternary_dot",
         ),

@@ -12,6 +12,8 @@ from ._microcode import Microcode, assemble
 
 CHANCES, WEIGHTS, LOGARITHMS, THREAD = 0, 256, 512, 768
 """Words of the store at which its tables begin, and its thread."""
+LANES = 8
+"""Trits in a word of the store."""
 
 VARIABLES = (
     *("most", "least", "lowest", "sixteen", "fifteen", "octave0", "unit", "thread0"),

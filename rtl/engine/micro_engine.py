@@ -14,9 +14,8 @@ from .._streams import Queue, Widen, credit
 from ..config import Config, param
 from ..mac.ternary_gemv import TernaryGemv, TernaryGemvConfig
 from ._micro_core import ANSWER, CODE, TAP, TOKEN, WORD, WORDS, Core
+from ._routines import LANES
 
-LANES = 8
-"""Trits in a word of the store."""
 QUEUED = 4
 """Words on their way from the store to the lanes."""
 

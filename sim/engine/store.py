@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ...rtl.engine._routines import LOGARITHMS, THREAD, WEIGHTS, microcode
+from ...rtl.engine._routines import LANES, LOGARITHMS, THREAD, WEIGHTS, microcode
 from ..vector.softmax import log2
 from .image import DoesNotFit
 from .integer import IntegerModel, Norm, Precision, Projection
@@ -18,8 +18,6 @@ from .integer import IntegerModel, Norm, Precision, Projection
 if TYPE_CHECKING:
     from ...rtl.engine.micro_engine import MicroEngineConfig
 
-LANES = 8
-"""Trits in a word."""
 SHORTEST = 16
 """Elements of a vector that the ternary core takes."""
 

@@ -2,9 +2,9 @@
 """The engine with a model in its memories, as a design for a board."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from amaranth.lib import data
@@ -15,13 +15,14 @@ from ...rtl.engine.engine import WIDTH, EngineConfig
 from ...rtl.engine.sequencer import program_layout
 from ...rtl.system._appliance import Appliance
 from ...rtl.vector.rope import table_layout
-from ...sim.engine.image import DoesNotFit, Image, compile_image, packed_words, precision_of
+from ...sim.engine.image import Image, TooLarge, compile_image, packed_words, precision_of
 from ...sim.engine.integer import IntegerModel
 from ..checkpoints.models import Runnable, runnable
 from ..model.generate import shipped
 from ..verilog import Design, convert
 from .story import config_for
 
+Made = TypeVar("Made")
 TOP = "appliance"
 BAUD = 1_000_000
 LEAST = 16
@@ -77,22 +78,38 @@ def for_board(
     """
     given = {"packing": "trit5", **(settings or {})}
     context = given.pop("context", None)
-    while True:
-        found = runnable(path or shipped(), context=context)
+
+    def made(found: Runnable) -> tuple[Design, IntegerModel, Runnable]:
         config = config_for(found.model.config, **given)
         model = IntegerModel.compile(found.model, precision_of(config))
         image = compile_image(model, config)
         needs = blocks(config, image)
-        if "context" in (settings or {}) or needs <= board.ram or config.context <= LEAST:
-            break
-        context = config.context // 2
-    if needs > board.ram:
-        other = ", or micro_engine, which reads its model from a flash" if board.flash else ""
-        raise DoesNotFit(
-            f"the model needs some {needs} block RAMs of {board.name}'s {board.ram} "
-            f"with a context of {config.context}; take a smaller context or a larger board{other}"
-        )
-    return design(config, image, divisor(clock_mhz)), model, found
+        if needs > board.ram:
+            other = ", or micro_engine, which reads its model from a flash" if board.flash else ""
+            raise TooLarge(
+                f"the model needs some {needs} block RAMs of {board.name}'s {board.ram} with a "
+                f"context of {config.context}; take a smaller context or a larger board{other}"
+            )
+        return design(config, image, divisor(clock_mhz)), model, found
+
+    return shortened(path or shipped(), context, made)
+
+
+def shortened(path: Path, context: int | None, make: Callable[[Runnable], Made]) -> Made:
+    """What ``make`` gives for the model in a file.
+
+    Unless ``context`` says what its context is, it is halved while ``make`` raises ``TooLarge``.
+    """
+    shorter = context
+    while True:
+        found = runnable(path, context=shorter)
+        try:
+            return make(found)
+        except TooLarge:
+            size = 1 << (found.model.config.context - 1).bit_length()
+            if context is not None or size <= LEAST:
+                raise
+            shorter = size // 2
 
 
 def divisor(clock_mhz: float) -> int:

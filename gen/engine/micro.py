@@ -13,13 +13,12 @@ from ...rtl.bus._spi_flash import MAGIC
 from ...rtl.engine.micro_engine import MicroEngineConfig
 from ...rtl.errors import AtriplexError
 from ...rtl.system._micro_appliance import MicroAppliance
-from ...sim.engine.image import DoesNotFit
 from ...sim.engine.integer import IntegerModel
 from ...sim.engine.store import compile_store
-from ..checkpoints.models import Runnable, runnable
+from ..checkpoints.models import Runnable
 from ..model.generate import shipped
 from ..verilog import Design, convert
-from .appliance import LEAST, divisor
+from .appliance import divisor, shortened
 
 TOP = "micro_appliance"
 ADDRESS = 1 << 20
@@ -52,17 +51,13 @@ def for_board(
         raise AtriplexError(f"{board.name} has no flash that the micro engine could read")
     given = dict(settings or {})
     context = given.pop("context", None)
-    while True:
-        found = runnable(path or shipped("storybook-small"), context=context)
+
+    def made(found: Runnable) -> tuple[Design, IntegerModel, Runnable]:
         model = IntegerModel.compile(found.model)
         size = model.config
         longest = max(size.dim, size.hidden, size.q_dim)
         config = MicroEngineConfig.of({"longest": -(-longest // 8) * 8, **given})
-        try:
-            image = compile_store(model, config)
-        except DoesNotFit:
-            if "context" in (settings or {}) or size.context <= LEAST:
-                raise
-            context = size.context // 2
-            continue
+        image = compile_store(model, config)
         return design(config, image.words, divisor(clock_mhz)), model, found
+
+    return shortened(path or shipped("storybook-small"), context, made)

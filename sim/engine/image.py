@@ -48,6 +48,10 @@ class DoesNotFit(ModelError):
     """A model that an engine is too small for; says what would make it fit."""
 
 
+class TooLarge(DoesNotFit):
+    """One whose memories are too small, so that a shorter context may do."""
+
+
 def compile_image(model: IntegerModel, config: EngineConfig, overlap: bool = True) -> Image:
     """The image of ``model`` for ``config``.
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...rtl.engine._routines import LANES, LOGARITHMS, THREAD, WEIGHTS, microcode
 from ..vector.softmax import log2
-from .image import DoesNotFit
+from .image import DoesNotFit, TooLarge
 from .integer import IntegerModel, Norm, Precision, Projection
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class _Compiler:
             if need > has
         ]
         if small:
-            raise DoesNotFit(
+            raise TooLarge(
                 f"the model does not fit the micro engine; it needs {', '.join(small)}, or a "
                 f"shorter context than {model.config.context}"
             )

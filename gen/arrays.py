@@ -5,7 +5,6 @@ import dataclasses
 import operator
 import tempfile
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from amaranth.utils import ceil_log2
 
 from ..rtl._add_select import accumulated
 from ..rtl._once import place
-from ..rtl._pipeline import Pipeline
+from ..rtl._runs import run_pipeline
 from ..rtl.config import Config, param
 from ..rtl.mac._booth import BoothProduct, BoothProductConfig
 from ..rtl.mac._select_tree import SelectTree, SelectTreeConfig
@@ -77,7 +76,7 @@ class DotArray(wiring.Component):
         payload: Any = self.i.p  # pyright: ignore[reportAttributeAccessIssue]
         i: Any = self.i  # pyright: ignore[reportAttributeAccessIssue]
         o: Any = self.o  # pyright: ignore[reportAttributeAccessIssue]
-        enable, inside = Signal(), Signal()
+        enable = Signal()
 
         def registered(value: Any, name: str) -> Signal:
             x = Signal.like(value, name=f"x_{name}", reset_less=True)
@@ -110,24 +109,16 @@ class DotArray(wiring.Component):
             total = Mux(mode, kinds[1][0], kinds[0][0])
             pending = mode & kinds[1][1]
 
-        latency += 1
-        m.submodules.pipeline = pipeline = Pipeline(latency + 1)
-        opens = [Signal(name=f"opens_{n}", reset_less=True) for n in range(latency)]
-        moves = [Signal(name=f"moves_{n}", reset_less=True) for n in range(latency)]
-        m.d.comb += [
-            enable.eq(pipeline.enable),
-            i.ready.eq(enable),
-            pipeline.i_valid.eq(i.valid & payload.last),
-            pipeline.o_ready.eq(o.ready),
-            o.valid.eq(pipeline.o_valid),
-        ]
-        with m.If(i.valid & enable):
-            m.d.sync += inside.eq(~payload.last)
-        with m.If(enable):
-            m.d.sync += [opens[0].eq(payload.first | ~inside), moves[0].eq(i.valid)]
-            m.d.sync += [late.eq(early) for row in (opens, moves) for early, late in pairwise(row)]
+        run = run_pipeline(m, i, o, latency + 2)
+        m.d.comb += enable.eq(run.enable)
         acc = accumulated(
-            m, platform, config.acc_width, total, pending, opens[-1], enable & moves[-1]
+            m,
+            platform,
+            config.acc_width,
+            total,
+            pending,
+            run.opens[latency],
+            enable & run.moves[latency],
         )
         m.d.comb += o.p.sum.eq(acc)
         return m

@@ -13,7 +13,7 @@ from amaranth.utils import ceil_log2
 
 from .._add_select import AddSelect, AddSelectConfig, accumulated, add_carry
 from .._once import place
-from .._pipeline import Pipeline
+from .._runs import run_pipeline
 from ..config import Config, param
 from ._booth import digit, doubled
 from ._select_tree import SelectTree, SelectTreeConfig
@@ -186,32 +186,20 @@ class Boothflex(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        m.submodules.pipeline = pipeline = Pipeline(config.latency)
-        enable = pipeline.enable
-
         payload = self.i.p
         ternary = payload.mode if config.ternary else 0
-        begun, inside = Signal(), Signal()  # digits of this transfer, transfers of this run
-        ends = Signal()
-        group = self._group(m, begun, ends, enable & self.i.valid, ternary)
-        m.d.comb += [
-            self.i.ready.eq(enable & ends),
-            pipeline.i_valid.eq(self.i.valid & ends & payload.last),
-            pipeline.o_ready.eq(self.o.ready),
-            self.o.valid.eq(pipeline.o_valid),
-        ]
-        with m.If(self.i.valid & self.i.ready):
-            m.d.sync += inside.eq(~payload.last)
+        begun, ends, moves = Signal(), Signal(), Signal()  # digits of this transfer
+        run = run_pipeline(m, self.i, self.o, config.latency, ends)
+        enable = run.enable
+        m.d.comb += moves.eq(enable & self.i.valid)
+        group = self._group(m, begun, ends, moves, ternary)
 
-        # What a step is travels beside its sums: `opens` a run, is `begun` or `ends` a transfer.
-        step = data.StructLayout({"ternary": 1, "opens": 1, "begun": 1, "ends": 1})
+        step = data.StructLayout({"ternary": 1, "begun": 1})
         steps = [Signal(step, name=f"x_step_{n}", reset_less=True) for n in range(config.latency)]
         with m.If(enable):
             m.d.sync += [
                 steps[0].ternary.eq(ternary),
-                steps[0].opens.eq(payload.first | ~inside),
                 steps[0].begun.eq(begun),
-                steps[0].ends.eq(self.i.valid & ends),
                 *(late.eq(early) for early, late in pairwise(steps)),
             ]
 
@@ -252,7 +240,7 @@ class Boothflex(wiring.Component):
             total, pending, at = part, 0, at + 1
 
         acc = accumulated(
-            m, platform, config.acc_width, total, pending, steps[at].opens, enable & steps[at].ends
+            m, platform, config.acc_width, total, pending, run.opens[at], enable & run.moves[at]
         )
         m.d.comb += self.o.p.sum.eq(acc)
 

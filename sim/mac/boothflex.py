@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from .._runs import marks, one, sums, wrapped
 from ..types import Streams, Transfers
 
 if TYPE_CHECKING:
@@ -49,8 +50,7 @@ def stimulus(config: "BoothflexConfig", rng: np.random.Generator, transfers: int
     b = _random(config.b_width, rng, (transfers, config.pes))
     mode = rng.integers(0, 2, transfers) if config.ternary else np.zeros(transfers, np.int64)
     passes = rng.integers(0, config.groups, transfers)
-    first = rng.integers(0, 8, transfers) == 0
-    last = rng.integers(0, 3, transfers) == 0
+    framing = marks(rng, transfers)
 
     full, at = config.max_k // config.pes, 0
     low, high = -(1 << config.a_width - 1), (1 << config.a_width - 1) - 1
@@ -63,21 +63,16 @@ def stimulus(config: "BoothflexConfig", rng: np.random.Generator, transfers: int
         corners += [(high, 0, 1)]
     for number, (x, y, how) in enumerate(corners):
         length = min(full // config.slots if how else full, 1 + transfers // 12)
-        run = slice(at, min(at + length, transfers))
+        run = one(framing, at, length, first=number % 2)
         a[run], b[run], mode[run], passes[run] = x, y, how, config.groups - 1
-        first[run], last[run] = 0, 0
-        first[at : at + 1] = number % 2
-        last[run.stop - 1 : run.stop] = 1
         at = run.stop
-    last[-1:] = 1
 
     if config.ternary and not config.int2:  # code 2 is no weight there
         codes = _codes(config, b)
         chosen = (mode == 1)[:, None] & (codes == 2).any(axis=-1)
         b = np.where(chosen, joined(np.where(codes == 2, 3, codes)), b)
-    b = _signed(b, config.b_width)
-    fields = {"a": a, "b": b, "first": first.astype(np.int64), "last": last.astype(np.int64)}
-    return {"i": {**fields, **_chosen(config, mode, passes)}}
+    b = wrapped(b, config.b_width)
+    return {"i": {"a": a, "b": b, **framing, **_chosen(config, mode, passes)}}
 
 
 def golden(config: "BoothflexConfig", inputs: Streams) -> Streams:
@@ -85,20 +80,14 @@ def golden(config: "BoothflexConfig", inputs: Streams) -> Streams:
     i = inputs["i"]
     passes = i.get("passes", np.zeros(len(i["last"]), np.int64))
     bits = 2 * config.digits_per_cycle * (passes + 1)
-    b = _signed(i["b"].astype(np.int64), bits[:, None])
+    b = wrapped(i["b"].astype(np.int64), bits[:, None])
     terms = (i["a"][:, :, 0].astype(np.int64) * b).sum(axis=1)
     if config.ternary:
-        weights = _signed(_codes(config, i["b"]), 2)[:, :, : config.slots]
+        weights = wrapped(_codes(config, i["b"]), 2)[:, :, : config.slots]
         trits = (i["a"].astype(np.int64) * weights).sum(axis=(1, 2))
         terms = np.where(i["mode"] == 1, trits, terms)
 
-    upto = np.concatenate([[0], np.cumsum(terms)])
-    ends = np.flatnonzero(i["last"])
-    opens = i["first"].astype(bool)
-    opens[ends[:-1] + 1 if len(ends) and ends[-1] == len(opens) - 1 else ends + 1] = True
-    opens[:1] = True
-    starts = np.maximum.accumulate(np.where(opens, np.arange(len(opens)), 0))
-    return {"o": {"sum": _signed(upto[ends + 1] - upto[starts[ends]], config.acc_width)}}
+    return {"o": {"sum": wrapped(sums(terms, i), config.acc_width)}}
 
 
 def cycles(config: "BoothflexConfig", inputs: Streams) -> int:
@@ -134,12 +123,6 @@ def _random(width: int, rng: np.random.Generator, shape: tuple[int, ...]) -> Arr
 def _codes(config: "BoothflexConfig", b: Array) -> Array:
     """The 2-bit codes of every operand, the lowest first."""
     return b[..., None] >> 2 * np.arange(config.digits) & 3
-
-
-def _signed(values: Array, bits: "int | Array") -> Array:
-    """The low ``bits`` of ``values`` as two's complement numbers."""
-    half = np.left_shift(1, np.asarray(bits) - 1)
-    return (values + half & 2 * half - 1) - half
 
 
 def _filled(values: Array, length: int) -> Array:

@@ -18,8 +18,8 @@ class Family:
     """One family of parts, and the tools for it.
 
     ``cells`` tells yosys of cells that a shell uses.
-    ``carry`` says whether carry cells are used unless asked otherwise, ``no_carry`` are the
-    options that avoid them.  ``pads`` puts pads on a module's ports where nextpnr does not.
+    ``carry`` says whether carry cells are used unless asked otherwise, ``no_carry`` and ``no_dsp``
+    are the options that avoid them and multipliers.  ``pads`` puts pads on a module's ports where nextpnr does not.
     ``place_files`` and ``pack_files`` name the files of place and route and of the packer.
     ``models`` are simulation models of the cells, under the data folder of yosys, ``own_models``
     those of this folder; ``unmodelled`` resources have none.  ``costs`` gives for each resource the
@@ -31,6 +31,7 @@ class Family:
     cells: str = "# cells"
     carry: bool
     no_carry: tuple[str, ...]
+    no_dsp: tuple[str, ...] = ()
     pads: str
     place: str
     place_files: tuple[str, ...]
@@ -106,6 +107,7 @@ FAMILIES = {
         synth=("synth_ecp5", "-nowidelut"),  # abc doubles enables into wide LUTs, five times over
         carry=True,
         no_carry=("-noccu2",),
+        no_dsp=("-nodsp",),
         pads="",
         place="nextpnr-ecp5",
         place_files=("--lpf", PINS, "--textcfg", ROUTED),
@@ -150,6 +152,7 @@ FAMILIES = {
         carry=False,  # see docs/fpga.md
         # Adders out of LUT5 to LUT8, which yosys prefers, take three times the LUTs.
         no_carry=("-noalu", "-nowidelut"),
+        no_dsp=("-nodsp",),
         pads="iopadmap -bits -inpad IBUF O:I -outpad OBUF I:O",
         place="nextpnr-himbaechel-gowin",
         place_files=("--vopt", f"cst={PINS}", "--write", ROUTED),

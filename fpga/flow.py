@@ -40,19 +40,21 @@ def build(
     out_of_context: bool = False,
     seed: int = 1,
     carry_cells: bool | None = None,
+    dsp: bool = True,
     progress: Progress = lambda stage: None,
 ) -> Report:
     """Synthesise, place, route and pack ``design`` for ``board``; files and report go to ``out``.
 
     The target is the board's clock unless ``target_mhz`` says otherwise; missing it is no error
     here, see :meth:`Report.complaint`.  Out of context there is no shell, no pad and no bitstream.
-    ``carry_cells`` is True except on Gowin (docs/fpga.md says why).  :class:`DoesNotFit` is raised
+    ``carry_cells`` is True except on Gowin (docs/fpga.md says why); without ``dsp`` products are
+    made of LUTs.  :class:`DoesNotFit` is raised
     before place and route where synthesis shows it.
     """
     parts = family(board.family)
     target = float(target_mhz or board.clock_mhz)
     carry = parts.carry if carry_cells is None else carry_cells
-    synth = _options(board, carry)
+    synth = _options(board, carry, dsp)
     yosys, place = tools.find("yosys"), tools.find(parts.place)
     pack = None if out_of_context else tools.find(parts.pack)
     used = [tool for tool in (yosys, place, pack) if tool]
@@ -199,9 +201,11 @@ def board_netlist(design: Design, board: Board, target_mhz: float) -> str:
     return (made / "netlist.v").read_text()
 
 
-def _options(board: Board, carry: bool) -> list[str]:
+def _options(board: Board, carry: bool, dsp: bool = True) -> list[str]:
     """Options of yosys."""
-    return [*board.synth, *(() if carry else family(board.family).no_carry)]
+    parts = family(board.family)
+    own = [option for option in board.synth if dsp or option != "-dsp"]
+    return [*own, *(() if carry else parts.no_carry), *(() if dsp else parts.no_dsp)]
 
 
 def cell_models(family_name: str) -> list[Path]:

@@ -198,12 +198,11 @@ def sharing() -> Iterator[dict[str, Any]]:
     from ..fpga.flow import build as to_board
 
     ulx3s = board("ulx3s-85f")
-    without_dsp = dataclasses.replace(ulx3s, synth=(*ulx3s.synth, "-nodsp"))
     whole = 0
     with tempfile.TemporaryDirectory() as scratch:
         for name, parts in designs().items():
             out = Path(scratch) / "out"
-            placed = [to_board(part, without_dsp, out, target_mhz=100) for part in parts]
+            placed = [to_board(part, ulx3s, out, target_mhz=100, dsp=False) for part in parts]
             mapped = [to_cells(part, library("osu018"), out) for part in parts]
             lut, area = sum(each.lut for each in placed), sum(each.area_um2 for each in mapped)
             whole = whole or (lut, area)

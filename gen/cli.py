@@ -258,6 +258,7 @@ def fpga(
     out_of_context: Annotated[
         bool, typer.Option("--out-of-context", help="no shell, no pads, no bitstream")
     ] = False,
+    no_dsp: Annotated[bool, typer.Option("--no-dsp", help="products out of LUTs")] = False,
     seed: Seed = 1,
     out: Out = None,
     json: Json = False,
@@ -281,6 +282,7 @@ def fpga(
             target_mhz=target,
             out_of_context=out_of_context,
             seed=seed,
+            dsp=not no_dsp,
             progress=stage,
         )
     if json:

@@ -413,3 +413,19 @@ def test_foreign_folders_are_not_replaced(tmp_path: Path):
     with pytest.raises(AtriplexError, match="did not write"), cache.write_whole(tmp_path):
         pass
     assert (tmp_path / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["ulx3s-85f", "icebreaker"])
+def test_without_multipliers_products_are_made_of_luts(name: str, tmp_path: Path) -> None:
+    text = (
+        "module square(input clk, input signed [11:0] a, output reg signed [23:0] y);\n"
+        "  always @(posedge clk) y <= a * a;\nendmodule\n"
+    )
+    ports = (Port("clk", 1, "input"), Port("a", 12, "input"), Port("y", 24, "output"))
+    design = Design("square", "atriplex.rtl.square", {}, "square", text, ports)
+    with_dsp, without = (
+        flow.build(design, board(name), tmp_path / str(dsp), out_of_context=True, dsp=dsp)
+        for dsp in (True, False)
+    )
+    assert with_dsp.dsp and not without.dsp
+    assert without.lut > with_dsp.lut

@@ -19,7 +19,8 @@ class Family:
 
     ``cells`` tells yosys of cells that a shell uses.
     ``carry`` says whether carry cells are used unless asked otherwise, ``no_carry`` and ``no_dsp``
-    are the options that avoid them and multipliers.  ``pads`` puts pads on a module's ports where nextpnr does not.
+    are the options that avoid them and multipliers.  ``pads`` puts pads on a module's ports where
+    nextpnr does not.
     ``place_files`` and ``pack_files`` name the files of place and route and of the packer.
     ``models`` are simulation models of the cells, under the data folder of yosys, ``own_models``
     those of this folder; ``unmodelled`` resources have none.  ``costs`` gives for each resource the

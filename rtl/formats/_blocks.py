@@ -2,7 +2,7 @@
 """Block formats: elements that share a scale.
 
 Sources: OCP Microscaling Formats v1.0 (MX), arXiv 2510.25602 (symmetric clipping, scales rounded
-up, NVINT4), NVIDIA's NVFP4 as that paper states it.
+up, NVINT4), NVIDIA's NVFP4 as that paper states it; arXiv 2403.20137 (block floating point).
 """
 
 import functools
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ..errors import unknown
-from ._formats import Format, FormatError, format_named
+from ._formats import Format, FormatError, IntegerFormat, format_named
 
 
 class Rule(Enum):
@@ -19,6 +19,7 @@ class Rule(Enum):
 
     FLOOR = "that of the largest magnitude, over that of the largest element; larger ones saturate"
     CEIL = "the smallest with which no element saturates"
+    ROUND = "that of FLOOR, doubled where the largest element would be rounded up beyond the last"
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,15 @@ _MX = {
     "mxfp4": "fp4_e2m1",
 }
 _NV = {"nvfp4": "fp4_e2m1", "nvint4": "int4"}
-_SHOWN = (*_MX, "mxint8", "mxint6", "mxint4", *_NV)
+_SHOWN = (*_MX, "mxint8", "mxint6", "mxint4", *_NV, "bfp4", "bfp8")
 
 
 @functools.cache
 def block_format_named(name: str, rule: Rule = Rule.CEIL, block: int = 0) -> BlockFormat:
     """The block format of a name; ``block`` 0 is 32 elements, 16 for those of NVIDIA.
+
+    ``bfp4`` and so on are block floating point: mantissas of so many bits, two's complement, and a
+    common exponent.
 
     Raises :class:`.FormatError`.
     """
@@ -69,6 +73,9 @@ def block_format_named(name: str, rule: Rule = Rule.CEIL, block: int = 0) -> Blo
     elif found := re.fullmatch(r"mxint([4-8])", name):
         element = format_named(f"int{found[1]}")
         unit = 2 - element.width  # the largest is just below 2
+    elif found := re.fullmatch(r"bfp([2-8])", name):  # mantissas, all their codes
+        element = IntegerFormat(f"int{found[1]}", int(found[1]), symmetric=False)
+        unit = 2 - element.width
     elif name in _NV:
         element, scale = format_named(_NV[name]), format_named("fp8_e4m3")
     else:

@@ -85,7 +85,19 @@ def _powers(format_: BlockFormat, most: Values) -> Codes:
     power = exponent.astype(np.int64) - int(own_exponent)
     if format_.rule is Rule.CEIL:
         power = power + (fraction > own_fraction)
+    if format_.rule is Rule.ROUND:
+        tie, even = _tie(format_)
+        power = power + ((fraction > tie) | ((fraction == tie) & (not even)))
     return np.where(finite, np.clip(power, -127, 127), 127) + 127
+
+
+def _tie(format_: BlockFormat) -> tuple[float, bool]:
+    """Where rounding passes the largest element, as a fraction of the next power of two, and
+    whether that element's code is even, so that it keeps a tie."""
+    top = top_of(format_)
+    code = int(encode(format_.element, top))
+    step = top - float(decode(format_.element, code - 1))
+    return float(np.frexp(top)[0]) * (1 + step / top / 2), code % 2 == 0
 
 
 def _fractions(format_: BlockFormat, most: Values) -> tuple[Codes, float]:

@@ -47,6 +47,15 @@ def encode(format_: Format, values: ArrayLike, *, saturate: bool = True) -> Code
     return _encode(format_, np.asarray(values, np.float64), saturate)
 
 
+def step_of(format_: Format) -> int:
+    """The power of two that every finite value of the format is a multiple of."""
+    if isinstance(format_, FloatFormat):
+        return 1 - format_.bias - format_.mantissa
+    if isinstance(format_, PositFormat):
+        return -(format_.bits - 2 << format_.es)
+    return -127 if isinstance(format_, ScaleFormat) else 0
+
+
 def _refuse(format_: Format, given: NDArray[Any], bad: NDArray[np.bool_], what: str) -> None:
     if bad.any():
         at = int(np.flatnonzero(bad)[0])

@@ -4,6 +4,7 @@
 import dataclasses
 import functools
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from atriplex.sim.engine import micro_engine as golden
 from atriplex.sim.engine.engine import random_model
 from atriplex.sim.engine.image import DoesNotFit
 from atriplex.sim.engine.integer import IntegerModel, Precision, Trace
+from atriplex.sim.engine.matvec._socket import random_integers, random_trits
 from atriplex.sim.engine.model import ModelConfig
 from atriplex.sim.engine.store import compile_store
 from atriplex.sim.run import Outcome, simulate
@@ -160,7 +162,8 @@ def sizes(**changes: object) -> ModelConfig:
 
 
 def compiled(config: ModelConfig, integers: bool = False) -> IntegerModel:
-    return IntegerModel.compile(random_model(config, np.random.default_rng(3), integers))
+    draw = partial(random_integers, bits=8) if integers else random_trits
+    return IntegerModel.compile(random_model(config, np.random.default_rng(3), draw))
 
 
 @pytest.mark.parametrize(
@@ -193,7 +196,7 @@ def test_models_that_it_does_not_take_are_refused_in_a_sentence(
 
 
 def test_integers_another_precision_and_a_large_eps_are_refused():
-    with pytest.raises(DoesNotFit, match="needs ternary weights, not 8 bits"):
+    with pytest.raises(DoesNotFit, match="needs ternary weights, not int8"):
         compile_store(compiled(golden.SIZES, integers=True), CONFIG)
     model = compiled(golden.SIZES)
     other = dataclasses.replace(model, precision=Precision(select_k=4))

@@ -135,7 +135,7 @@ def test_estimates_of_prompts_are_near_the_simulation(teller: Teller) -> None:
         assert estimated == pytest.approx(tally.prompt_cycles, rel=0.04)
         total, expected = total + tally.prompt_cycles, expected + estimated
     assert expected == pytest.approx(total, rel=0.02)
-    turns = turns_of(teller.image.program)
+    turns = turns_of(teller.config, teller.image.program)
     alone = [
         estimate(teller.model.config, CONFIG, at, sample=False, turns=turns) for at in range(ROWS)
     ]

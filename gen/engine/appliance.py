@@ -15,8 +15,16 @@ from ...rtl.engine.engine import WIDTH, EngineConfig
 from ...rtl.engine.sequencer import program_layout
 from ...rtl.system._appliance import Appliance
 from ...rtl.vector.rope import table_layout
-from ...sim.engine.image import Image, TooLarge, compile_image, packed_words, precision_of
+from ...sim.engine.image import (
+    Image,
+    TooLarge,
+    compile_image,
+    packed_words,
+    precision_of,
+    word_bytes,
+)
 from ...sim.engine.integer import IntegerModel
+from ...sim.engine.matvec import socket
 from ..checkpoints.models import Runnable, runnable
 from ..model.generate import shipped
 from ..verilog import Design, convert
@@ -81,7 +89,7 @@ def for_board(
 
     def made(found: Runnable) -> tuple[Design, IntegerModel, Runnable]:
         config = config_for(found.model.config, **given)
-        model = IntegerModel.compile(found.model, precision_of(config))
+        model = IntegerModel.compile(socket(config).model(found.model), precision_of(config))
         image = compile_image(model, config)
         needs = blocks(config, image)
         if needs > board.ram:
@@ -119,10 +127,9 @@ def divisor(clock_mhz: float) -> int:
 
 def blocks(config: EngineConfig, image: Image) -> int:
     """Block RAMs of ECP5 that the large memories take."""
-    word = packed_words(image.weights[:1], config.packing).shape[1]
     key, value = config.store(WIDTH - 1), config.store(config.attention.value_scale_width)
     memories = [
-        (len(image.weights), 8 * word),
+        (image.words, 8 * word_bytes(config)),
         (len(image.embedding), 8 * config.norm_lanes),
         (len(image.gains), 16 * config.norm_lanes),
         (config.sums, config.rows * config.product.acc_width),
@@ -147,7 +154,7 @@ def contents(config: EngineConfig, image: Image) -> dict[str, Sequence[int]]:
         for at, (cos, sin) in enumerate(image.table)
     ]
     return {
-        "weights": _words(packed_words(image.weights, config.packing)),
+        "weights": _words(packed_words(image.weights, config)),
         "gains": _words(image.gains.astype("<i2").view(np.uint8)),
         "embedding": _words(image.embedding.view(np.uint8)),
         "program": list(_structs(program_layout(config.sequencer), rows)),

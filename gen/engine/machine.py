@@ -22,7 +22,7 @@ from ...rtl import cache
 from ...rtl.engine.engine import STATUS, EngineConfig, taps_layout
 from ...rtl.errors import AtriplexError, ToolFailed
 from ...sim import run as simulator
-from ...sim.engine.image import Image, packed_words
+from ...sim.engine.image import Image, packed_words, word_bytes
 from ..verilog import Design
 
 HARNESS = Path(__file__).with_name("harness.cpp")
@@ -129,10 +129,10 @@ def _ports(config: EngineConfig) -> str:
     """What the harness must know of the ports."""
     layout = taps_layout(config)
     offsets = {name: field.offset for name, field in layout}
-    trit5 = config.packing == "trit5"
+    (field,) = config.socket.word(config).members
     values = {
         "MODEL": "Vengine",
-        "WEIGHTS": f"weights_i_payload_{'bytes' if trit5 else 'weights'}",
+        "WEIGHTS": f"weights_i_payload_{field}",
         "WEIGHT_BYTES": word_bytes(config),
         "GAIN_BYTES": 2 * config.norm_lanes,
         "CODE_BYTES": config.norm_lanes,
@@ -145,11 +145,6 @@ def _ports(config: EngineConfig) -> str:
     return "\n".join(["#pragma once", '#include "Vengine.h"', *lines]) + "\n"
 
 
-def word_bytes(config: EngineConfig) -> int:
-    """Bytes of a word of weights."""
-    return -(-config.lanes // (5 if config.packing == "trit5" else 4))
-
-
 class Machine:
     """One engine with a model's image in its memories."""
 
@@ -158,7 +153,7 @@ class Machine:
         self._library = _load(library)
         self._handle = self._library.engine_new()
         self._arrays = [
-            np.ascontiguousarray(packed_words(image.weights, config.packing)),
+            np.ascontiguousarray(packed_words(image.weights, config)),
             np.ascontiguousarray(image.gains.astype("<i2")),
             np.ascontiguousarray(image.embedding),
         ]

@@ -14,6 +14,7 @@ import numpy as np
 
 from ...rtl.engine._program import Kind, Target
 from ...rtl.engine.engine import EngineConfig
+from ...rtl.engine.matvec import taking
 from ...sim.engine.image import (
     Image,
     compile_image,
@@ -23,7 +24,8 @@ from ...sim.engine.image import (
     turns_of,
 )
 from ...sim.engine.integer import IntegerLogits, IntegerModel, Trace
-from ...sim.engine.model import ModelConfig, ModelError
+from ...sim.engine.matvec import socket
+from ...sim.engine.model import Embedding, Model, ModelConfig, ModelError
 from ...sim.engine.taps import differences, expected
 from ...sim.engine.timing import estimate
 from ...sim.vector.sampler import Sampler
@@ -88,6 +90,18 @@ def config_for(model: ModelConfig, **changes: Any) -> EngineConfig:
     return EngineConfig.of({**default.values(), **sizes, **changes})
 
 
+def matvec_for(model: Model) -> str:
+    """The plainest core of the matvec socket that takes the formats of a model's projections."""
+    formats = {model.output.format}
+    for tensor in model.tensors().values():
+        if not isinstance(tensor, np.ndarray | Embedding):
+            formats.add(tensor.format)
+    found = taking(formats)
+    if not found:
+        raise ModelError(f"no core takes projections of {' and '.join(sorted(formats))}")
+    return found[0]
+
+
 @functools.lru_cache(4)
 def design_for(config: EngineConfig) -> Design:
     """The engine's Verilog."""
@@ -111,7 +125,7 @@ class Teller:
         design = design_for(config)
         library = machines.build(design, config, progress=progress)
         self.machine = machines.Machine(library, config, self.image)
-        self._names = list(_waits(self.image))
+        self._names = list(_waits(config, self.image))
         self._sampler: Sampler | None = None
         self._keep = 0
 
@@ -189,7 +203,7 @@ class Teller:
 
     def _estimated(self, passes: Iterable[tuple[range, bool]]) -> int:
         """Estimated cycles of passes: positions, and whether the last one is answered."""
-        turns = turns_of(self.image.program)
+        turns = turns_of(self.config, self.image.program)
         return sum(
             estimate(
                 self.model.config,
@@ -278,10 +292,10 @@ class Story:
         self.ids = file.tokenizer.encode(prompt, bos=True)
         self.tally, self.note = Tally(), None
         self.tokens, self.check = tokens, check_activations
-        self.config = config_for(file.model.config, **(settings or {}))
-        model = IntegerModel.compile(file.model, precision_of(self.config))
-        if model.bits > 2:
-            self.config = config_for(model.config, **{"matvec": "booth", **(settings or {})})
+        chosen = {"matvec": matvec_for(file.model), **(settings or {})}
+        self.config = config_for(file.model.config, **chosen)
+        made = socket(self.config).model(file.model)
+        model = IntegerModel.compile(made, precision_of(self.config))
         check_prompt(model.config, self.ids)
         if temperature:
             model, most = model.at_temperature(temperature), self.config.sampler.top_k
@@ -320,7 +334,7 @@ def check_prompt(model: ModelConfig, prompt: list[int]) -> None:
         )
 
 
-def _waits(image: Image) -> Iterator[tuple[str, int]]:
+def _waits(config: EngineConfig, image: Image) -> Iterator[tuple[str, int]]:
     """What each linear operation's vector comes from, and how many cycles of weights; the end."""
     before = {
         Target.QUERY: "norm before Q, K and V",
@@ -334,6 +348,6 @@ def _waits(image: Image) -> Iterator[tuple[str, int]]:
     for op in image.program:
         if op["kind"] == Kind.LINEAR:
             name = next(adds) if op["unit"] == Target.ADD else before[Target(op["unit"])]
-            yield "embedding and its norm" if first else name, cycles_of(op)
+            yield "embedding and its norm" if first else name, cycles_of(config, op)
             first = False
     yield "choice of the token", 0

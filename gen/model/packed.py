@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from ...rtl.errors import AtriplexError
 from ...sim.engine.model import (
     Embedding,
-    Integer,
     Model,
     ModelConfig,
     ModelError,
@@ -114,8 +113,17 @@ def encode(file: ModelFile) -> bytes:
             encoding, shape = "int8", tensor.codes.shape
             payload += struct.pack("<f", _scale(name, tensor.scale))
             payload += tensor.codes.astype(np.int8).tobytes()
-        elif isinstance(tensor, Integer):
-            raise ValueError(f"tensor {name} is of integers; projections of an .atx file are trits")
+        elif not isinstance(tensor, np.ndarray):
+            raise ValueError(
+                f"tensor {name} is of {tensor.format}; projections of an .atx file are trits or "
+                "float16"
+            )
+        elif tensor.ndim == 2:
+            encoding, shape = "float16", tensor.shape
+            halves = tensor.astype("<f2")
+            if not np.isfinite(halves).all():
+                raise ValueError(f"tensor {name} holds a value that float16 has not")
+            payload += halves.tobytes()
         else:
             encoding, shape = "float32", tensor.shape
             if not np.isfinite(tensor).all():
@@ -187,6 +195,16 @@ def _scale(name: str, scale: float) -> float:
     return scale
 
 
+def _encoding(name: str, shape: tuple[int, ...], entry: object) -> str:
+    """How a tensor is to be encoded; of projections it is the file that says so."""
+    if name == "token_embd.weight":
+        return "int8"
+    if len(shape) == 1:
+        return "float32"
+    floats = isinstance(entry, dict) and entry.get("encoding") == "float16"
+    return "float16" if floats else "trit5"
+
+
 class _Reader:
     def __init__(self, contents: bytes, name: str):
         self.contents, self.name = contents, name
@@ -247,13 +265,12 @@ class _Reader:
         tensors, end = {}, 0
         shapes = expected_shapes(config)
         for entry, (name, shape) in zip(header["tensors"], shapes.items(), strict=True):
-            encoding = {"token_embd.weight": "int8"}.get(
-                name, "trit5" if len(shape) == 2 else "float32"
-            )
+            encoding = _encoding(name, shape, entry)
             elements = math.prod(shape)
             size = {
                 "int8": 4 + elements,
                 "trit5": 4 + -(-elements // TRITS),
+                "float16": 2 * elements,
                 "float32": 4 * elements,
             }[encoding]
             offset = end + -end % ALIGN
@@ -284,13 +301,14 @@ class _Reader:
     def tensor(
         self, name: str, encoding: str, shape: tuple[int, ...], offset: int, size: int
     ) -> "NDArray[np.float32] | Ternary | Embedding":
-        if encoding == "float32":
-            values = np.frombuffer(self.contents, "<f4", size // 4, offset).astype(np.float32)
+        if encoding.startswith("float"):
+            each = int(encoding[5:]) // 8
+            values = np.frombuffer(self.contents, f"<f{each}", size // each, offset)
+            values = values.astype(np.float32)
             wrong = np.flatnonzero(~np.isfinite(values))
             if wrong.size:
-                raise self.fail(
-                    offset + 4 * int(wrong[0]), f"finite values in tensor {name}", values[wrong[0]]
-                )
+                at, found = offset + each * int(wrong[0]), values[wrong[0]]
+                raise self.fail(at, f"finite values in tensor {name}", found)
             return values.reshape(shape)
         (scale,) = struct.unpack_from("<f", self.contents, offset)
         if not (math.isfinite(scale) and scale > 0):

@@ -264,11 +264,30 @@ def publish(
     }
     if (out / "float.pt").exists():
         meta["float_twin"] = card.summary(log, "float", config.batch * config.model.context)
+        publish_twin(out, config=config, name=name, source=source)
     weights = {key: value.numpy() for key, value in state["weights"].items()}
-    model, path = ternary_model(config.model, weights), out / f"{name}.atx"
+    model, path = trained_model(config.model, weights), out / f"{name}.atx"
     packed.save(path, packed.ModelFile(model, tokenizer, meta))
     card.plot(log, out / f"{name}-loss.png")
     return measure(path, text, units=units)
+
+
+def publish_twin(out: Path, *, config: TrainConfig, name: str, source: str = "") -> Path:
+    """Write ``<name>-float.atx``, the float twin, from its checkpoint and the log in ``out``."""
+    state = _torch().load(out / "float.pt", weights_only=True)
+    weights = {key: value.numpy() for key, value in state["weights"].items()}
+    log = card.read_log(out / "log.jsonl")
+    meta = {
+        "name": f"{name}-float",
+        "source": source,
+        "seed": state["seed"],
+        "float_twin": card.summary(log, "float", config.batch * config.model.context),
+    }
+    path = out / f"{name}-float.atx"
+    model = trained_model(config.model, weights, quantise=False)
+    tokenizer = bpe.Tokenizer(tuple((a, b) for a, b in state["merges"]))
+    packed.save(path, packed.ModelFile(model, tokenizer, meta))
+    return path
 
 
 def measure(
@@ -297,10 +316,13 @@ def measure(
 _NOT_SETTINGS = ("model", "steps", "float_steps", "learning_rate", "decay", "threads")
 
 
-def ternary_model(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]]) -> Model:
+def trained_model(
+    config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], *, quantise: bool = True
+) -> Model:
     """The model that a quantised network computes with: trits, int8 embedding and scales.
 
-    ``weights`` are the latent float weights by the network's own names.
+    ``weights`` are the latent float weights by the network's own names.  Without ``quantise`` it is
+    that of the float twin: projections stay as they are, for whoever quantises them.
     """
     tensors: dict[str, Any] = {}
     for name in expected_shapes(config):
@@ -310,7 +332,7 @@ def ternary_model(config: ModelConfig, weights: Mapping[str, NDArray[np.float32]
         if name == "token_embd.weight":
             scale = np.float32(max(np.abs(weight).max(), 1e-5)) / np.float32(127)
             tensors[name] = Embedding(np.rint(weight / scale).astype(np.int8), float(scale))
-        elif weight.ndim == 1:
+        elif weight.ndim == 1 or not quantise:
             tensors[name] = weight.astype(np.float32)
         else:
             scale = np.float32(max(np.abs(weight).mean(dtype=np.float32), 1e-5))

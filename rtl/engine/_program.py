@@ -44,8 +44,12 @@ class Target(IntEnum):
     HEAD = 5
 
 
+MODE = 4
+"""Bits of a linear operation's mode, which means to the core in the socket what the core says."""
+
+
 class Mode(IntEnum):
-    """What the weights of a linear operation are."""
+    """What the weights of a linear operation are, to the core ``booth``."""
 
     TERNARY = 0
     INT4 = 1
@@ -72,6 +76,6 @@ OPERATION = data.StructLayout({
     "rows": unsigned(20),  # LINEAR: sums; NORM, EMBED: rows; ATTEND: query heads
     "words": unsigned(28),  # LINEAR: words of weights; ATTEND: query heads a K and V head
     "address": unsigned(32),  # LINEAR, NORM: of the first word or row
-    "value": unsigned(32),  # LINEAR: mantissa, shift << 16, Mode << 24; NORM: eps; EMBED: shift
+    "value": unsigned(32),  # LINEAR: mantissa, shift << 16, mode << 24; NORM: eps; EMBED: shift
 })
 """One operation of the program; what a field means depends on the kind."""

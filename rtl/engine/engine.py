@@ -14,8 +14,6 @@ from .._streams import Queue, Unless, Widen, bits_for, fork
 from ..config import Config, param
 from ..kv.kv_store import KvStore, KvStoreConfig
 from ..kv.lop_select import LopSelectConfig
-from ..mac.boothflex import BoothflexConfig
-from ..mac.ternary_gemv import TernaryGemvConfig
 from ..vector.absmax_quantise import AbsmaxQuantiseConfig
 from ..vector.gate import Gate, GateConfig
 from ..vector.rescale import Rescale, RescaleConfig
@@ -26,11 +24,12 @@ from ..vector.sampler import Sampler, SamplerConfig, choice_layout
 from ._attend import Attend
 from ._feed import FETCH, Feed
 from ._heads import Heads, element_layout
-from ._matvec import BOOTH_FRONT, BoothMatvec, TernaryMatvec, word_layout
 from ._program import Source, Target
 from ._rows import Replay, RowsMatvec, Turns
 from ._select import Select, share
 from .attention import Attention, AttentionConfig
+from .matvec import core, names
+from .matvec._socket import CODE, Socket
 from .sequencer import (
     Sequencer,
     SequencerConfig,
@@ -43,7 +42,6 @@ from .sequencer import (
     token_layout,
 )
 
-CODE = 8
 WIDTH = 18
 
 
@@ -63,9 +61,8 @@ class EngineConfig(Config):
     memory: int = param(
         0, "KiB for weights, gains and embedding; 0: as many as it takes", ge=0, le=1 << 32
     )
-    matvec: str = param(
-        "ternary", "core of the projections; booth takes integers too", choices=("ternary", "booth")
-    )
+    matvec: str = param("ternary", "core of the projections", choices=names())
+    weights: str = param("", "format of the weights; empty: the one that the core takes first")
     packing: str = param("trit2", "how weights come in", choices=("trit2", "trit5"))
     gate: str = param("relu2", "activation of the gate", choices=("relu2", "silu"))
     stage: int = param(2, "adder levels of the matvec between registers", ge=0, le=12)
@@ -101,10 +98,6 @@ class EngineConfig(Config):
         for name in ("dim", "hidden"):
             if getattr(self, name) % self.norm_lanes:
                 yield f"{name} must be a multiple of norm_lanes, {self.norm_lanes}"
-        if self.matvec == "booth" and self.lanes < 8:
-            yield f"lanes must be at least 8 with booth, not {self.lanes}"
-        if self.matvec == "booth" and self.packing != "trit2":
-            yield f"packing must be trit2 with booth, not {self.packing}"
         if self.head_dim & (self.head_dim - 1):
             yield f"head_dim must be a power of two, not {self.head_dim}"
         if self.head_dim % self.head_lanes:
@@ -117,6 +110,14 @@ class EngineConfig(Config):
             yield f"rows must be a power of two, not {self.rows}"
         elif self.rows > self.context:
             yield f"rows must be at most context, {self.context}, not {self.rows}"
+        formats = self.socket.FORMATS
+        if self.weights and self.weights not in formats:
+            yield (
+                f"weights must be one of {', '.join(formats)} with {self.matvec}, "
+                f"not {self.weights!r}"
+            )
+        else:
+            yield from self.socket.faults(self)
         if self.select == "lop":
             for name in ("keep", "recent"):
                 if getattr(self, name) > self.context:
@@ -128,28 +129,24 @@ class EngineConfig(Config):
         return -(-max(self.dim, self.hidden, self.heads * self.head_dim) // self.lanes) * self.lanes
 
     @property
-    def product(self) -> TernaryGemvConfig | BoothflexConfig:
-        """The core in the matvec socket."""
-        if self.matvec == "booth":
-            return BoothflexConfig(
-                pes=self.lanes // 4,
-                a_width=CODE,
-                int2=False,
-                max_k=self.longest,
-                stage=self.stage,
-            )
-        return TernaryGemvConfig(
-            k_lanes=self.lanes,
-            max_k=self.longest,
-            act_width=CODE,
-            memory_stage=False,
-            stage=self.stage,
-        )
+    def socket(self) -> type[Socket]:
+        """The component in the matvec socket."""
+        return core(self.matvec)
+
+    @property
+    def format(self) -> str:
+        """Of the weights."""
+        return self.weights or self.socket.FORMATS[0]
+
+    @property
+    def product(self) -> Any:
+        """The configuration of the core in the socket."""
+        return self.socket.product(self)
 
     @property
     def sum_latency(self) -> int:
         """Edges from a row's last word of weights to the first cycle in which its sum is there."""
-        return self.product.latency + (BOOTH_FRONT if self.matvec == "booth" else 0)
+        return self.product.latency + self.socket.FRONT
 
     @property
     def norm(self) -> RmsNormConfig:
@@ -338,7 +335,7 @@ class Engine(wiring.Component):
             "program_i": In(stream.Signature(program_layout(config.sequencer))),
             "table_i": In(stream.Signature(table_layout(config.rope))),
             "token_i": In(stream.Signature(token_layout(config.sequencer))),
-            "weights_i": In(stream.Signature(word_layout(config.lanes, config.packing))),
+            "weights_i": In(stream.Signature(config.socket.word(config))),
             "gains_i": In(stream.Signature(gains)),
             "embed_i": In(stream.Signature(codes)),
             "weights_fetch_o": Out(stream.Signature(FETCH)),
@@ -358,9 +355,8 @@ class Engine(wiring.Component):
         m.submodules.feed = feed = Feed(
             WIDTH, config.norm_lanes, norm, norm_layout(config.sequencer)
         )
-        core = BoothMatvec if config.matvec == "booth" else TernaryMatvec
-        core = partial(core, config.product, norm, linear_layout(config.sequencer), config.packing)
-        matvec = RowsMatvec(core, config.rows) if config.rows > 1 else core()
+        socket = partial(config.socket, config, norm, linear_layout(config.sequencer))
+        matvec = RowsMatvec(socket, config.rows) if config.rows > 1 else socket()
         m.submodules.matvec = matvec
         m.submodules.rescale = rescale = Rescale(config.rescale)
         m.submodules.residual = residual = Residual(config.residual)

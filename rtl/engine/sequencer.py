@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 
 from .._streams import bits_for
 from ..config import Config, param
-from ._program import OPERATION, Kind, When
+from ._program import MODE, OPERATION, Kind, When
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def linear_layout(config: SequencerConfig) -> data.StructLayout:
         "address": unsigned(32),
         "mantissa": unsigned(16),
         "shift": unsigned(6),
-        "mode": unsigned(2),
+        "mode": unsigned(MODE),
         **({"count": unsigned(config.row_width + 1)} if config.rows > 1 else {}),
     })
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -17,6 +17,7 @@ from .._once import place
 from .._pipeline import Pipeline
 from ..config import Config, param
 from ._select_tree import SelectTree, SelectTreeConfig
+from ._vectors import Vectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +176,7 @@ class TernaryGemv(wiring.Component):
         config = self.config
 
         m.submodules.pipeline = pipeline = Pipeline(config.latency)
-        m.submodules.vectors = vectors = _Vectors(config)
+        m.submodules.vectors = vectors = Vectors(acts_layout(config), config.max_tiles)
         m.submodules.passes = passes = _Passes(config)
         wiring.connect(m, wiring.flipped(self.acts_i), vectors.acts_i)
         wiring.connect(m, wiring.flipped(self.weights_i), passes.weights_i)
@@ -238,82 +239,6 @@ class TernaryGemv(wiring.Component):
             with m.If(pipeline.enable & summing.moves):
                 m.d.sync += acc.eq(add.y)
         m.d.comb += self.o.p.last.eq(done.last)
-
-        return m
-
-
-class _Vectors(wiring.Component):
-    """Two banks of activation tiles: one loads while the other is multiplied.
-
-    ``valid``: the bank to multiply holds a vector, until ``release``.  ``acts``: the tile that was
-    ``tile`` when ``enable`` was last high.
-    """
-
-    acts_i: stream.Interface
-    enable: Signal
-    tile: Signal
-    release: Signal
-    valid: Signal
-    last_tile: Signal
-    load: Signal
-    acts: Signal
-
-    def __init__(self, config: TernaryGemvConfig):
-        self.config = config
-        super().__init__({
-            "acts_i": In(stream.Signature(acts_layout(config))),
-            "enable": In(1),
-            "tile": In(range(config.max_tiles)),
-            "release": In(1),
-            "valid": Out(1),
-            "last_tile": Out(1),
-            "load": Out(1),
-            "acts": Out(config.k_lanes * config.act_width),
-        })
-
-    def elaborate(self, platform):
-        m = Module()
-        width = len(self.acts)
-        depth = 2 << len(self.tile)
-        m.submodules.tiles = tiles = Memory(shape=unsigned(width), depth=depth, init=[])
-        write, read = tiles.write_port(), tiles.read_port()
-
-        full = Array(Signal(name=f"full_{bank}") for bank in (0, 1))
-        ends = Array(Signal.like(self.tile, name=f"end_{bank}", reset_less=True) for bank in (0, 1))
-        loads = Array(Signal(name=f"load_{bank}", reset_less=True) for bank in (0, 1))
-        loading, reading = Signal(name="loading"), Signal(name="reading")
-        count = Signal.like(self.tile, name="count")
-        at = Signal.like(self.tile, name="at")
-        payload = self.acts_i.p
-        m.d.comb += [
-            self.acts_i.ready.eq(~full[loading]),
-            at.eq(Mux(payload.first, 0, count)),
-            write.addr.eq(Cat(at, loading)),
-            write.data.eq(payload.acts.as_value()),
-            write.en.eq(self.acts_i.valid & self.acts_i.ready),
-        ]
-        with m.If(write.en):
-            with m.If(payload.last):
-                m.d.sync += [
-                    count.eq(0),
-                    full[loading].eq(1),
-                    ends[loading].eq(at),
-                    loads[loading].eq(payload.load if self.config.resident else 1),
-                    loading.eq(~loading),
-                ]
-            with m.Elif(at != self.config.max_tiles - 1):
-                m.d.sync += count.eq(at + 1)
-
-        m.d.comb += [
-            self.valid.eq(full[reading]),
-            self.last_tile.eq(self.tile == ends[reading]),
-            self.load.eq(loads[reading]),
-            read.addr.eq(Cat(self.tile, reading)),
-            read.en.eq(self.enable),
-            self.acts.eq(read.data),
-        ]
-        with m.If(self.release):
-            m.d.sync += [full[reading].eq(0), reading.eq(~reading)]
 
         return m
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +14,16 @@ from ...rtl.engine._program import Kind, Source, When
 from ..types import Streams, Transfers
 from .image import Image, compile_image, precision_of, turns_of
 from .integer import IntegerModel
-from .model import Embedding, Integer, Layer, Matrix, Model, ModelConfig, Ternary
+from .matvec import socket
+from .matvec._socket import random_trits
+from .model import Embedding, Layer, Matrix, Model, ModelConfig
 from .sequencer import groups
 from .timing import estimate
 
 if TYPE_CHECKING:
     from ...rtl.engine.engine import EngineConfig
+
+Draw = Callable[[np.random.Generator, int, int], Matrix]
 
 CYCLE_TOLERANCE = 0.01
 """The cycle model is an estimate: what the data decide it takes as typical."""
@@ -46,7 +51,10 @@ def stimulus(config: EngineConfig, rng: np.random.Generator, transfers: int) -> 
     rows = _embedding_rows(config, image)
     words, gains = image.prefill_words, len(image.gains) - config.dim // config.norm_lanes
     passes = [bool(sample[group.numbers[-1]]) for group in groups(config.sequencer, given)]
-    weights = [image.weights[: None if s else words] for s in passes]
+    weights = {
+        name: np.concatenate([each[: None if s else words] for s in passes])
+        for name, each in image.weights.items()
+    }
     return {
         **given,
         "program_i": program,
@@ -56,7 +64,7 @@ def stimulus(config: EngineConfig, rng: np.random.Generator, transfers: int) -> 
             for name in ("mode", "keep", "seed_load", "seed")
         }
         | {"seed": np.full(int(sample.sum()), seed)},
-        "weights_i": _words(config, np.concatenate(weights)),
+        "weights_i": weights,
         "gains_i": {"gains": np.concatenate([image.gains[: None if s else gains] for s in passes])},
         "embed_i": {"codes": rows[token].reshape(-1, config.norm_lanes)},
     }
@@ -103,7 +111,7 @@ def golden(config: EngineConfig, inputs: Streams) -> Streams:
 def cycles(config: EngineConfig, inputs: Streams) -> int:
     """Cycles until the last answer, nobody stalling: the sum of the tokens' estimates."""
     model, image = compiled(config, int(inputs["sampler_i"]["seed"][0]))
-    tokens, turns = inputs["token_i"], turns_of(image.program)
+    tokens, turns = inputs["token_i"], turns_of(config, image.program)
     # Side by side: the first token needs the program at once, the table when it has a query.
     table = len(inputs["table_i"]["address"]) - BEFORE_QUERY
     total = max(len(inputs["program_i"]["at"]), table)
@@ -120,20 +128,13 @@ def cycles(config: EngineConfig, inputs: Streams) -> int:
     return total
 
 
-def random_model(sizes: ModelConfig, rng: np.random.Generator, integers: bool = False) -> Model:
+def random_model(
+    sizes: ModelConfig, rng: np.random.Generator, matrix: Draw = random_trits
+) -> Model:
     """A model whose weights are drawn at random; its activations use their whole range.
 
-    With ``integers`` some projections, drawn too, have 4 or 8 bits.
+    ``matrix`` draws a projection: :meth:`.Socket.random`.
     """
-
-    def matrix(rows: int, columns: int) -> Matrix:
-        bits = int(rng.choice([2, 4, 8])) if integers else 2
-        if bits > 2:
-            top = 1 << bits - 1
-            codes = rng.integers(-top, top, (rows, columns)).astype(np.int8)
-            return Integer(codes, float(rng.uniform(1, 4) / np.sqrt(columns) / top), bits)
-        trits = rng.integers(-1, 2, (rows, columns)).astype(np.int8)
-        return Ternary(trits, float(rng.uniform(0.5, 2) / np.sqrt(columns)))
 
     def gain(width: int) -> NDArray[np.float32]:
         return rng.uniform(0.3, 1.5, width).astype(np.float32)
@@ -144,7 +145,7 @@ def random_model(sizes: ModelConfig, rng: np.random.Generator, integers: bool = 
         parts: dict[str, Any] = {
             name: gain(width) if name in present else None for name, width in norms.items()
         }
-        parts |= {name: matrix(*shape) for name, shape in matrices.items()}
+        parts |= {name: matrix(rng, *shape) for name, shape in matrices.items()}
         return Layer(**parts)
 
     codes = rng.integers(-127, 128, (sizes.vocab, sizes.dim)).astype(np.int8)
@@ -153,7 +154,7 @@ def random_model(sizes: ModelConfig, rng: np.random.Generator, integers: bool = 
         token_embd=Embedding(codes, 0.02),
         layers=tuple(layer() for _ in range(sizes.layers)),
         output_norm=gain(sizes.dim),
-        output=matrix(sizes.vocab, sizes.dim),
+        output=matrix(rng, sizes.vocab, sizes.dim),
     )
 
 
@@ -172,7 +173,7 @@ def compiled(config: EngineConfig, seed: int) -> tuple[IntegerModel, Image]:
         gate="silu" if config.gate == "silu" else "relu2",
         sub_norms=config.gate == "relu2",
     )
-    random = random_model(sizes, np.random.default_rng(seed), config.matvec == "booth")
+    random = random_model(sizes, np.random.default_rng(seed), socket(config).random)
     model = IntegerModel.compile(random, precision_of(config))
     return model, compile_image(model, config)
 
@@ -187,11 +188,3 @@ def _table(image: Image) -> Transfers:
         "cos": image.table[:, 0].astype(np.int64),
         "sin": image.table[:, 1].astype(np.int64),
     }
-
-
-def _words(config: EngineConfig, weights: NDArray[np.int8]) -> dict[str, NDArray[Any]]:
-    from .image import packed_words
-
-    if config.packing == "trit5":
-        return {"bytes": packed_words(weights, "trit5").astype(np.int64)}
-    return {"weights": (weights & 3).astype(np.int64)}

@@ -107,7 +107,7 @@ def layer_activations(
     runs = {}
     for name, norm in NORM_OF.items():
         runs[name] = ProjectionRun(
-            model.layers[layer].projections[name].codes,
+            model.layers[layer].projections[name].codes.astype(np.int8),
             trace[f"blk.{layer}.{norm}.codes"].astype(np.int8),
             trace[f"blk.{layer}.{name}.sums"].astype(np.int32),
         )

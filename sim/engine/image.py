@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...rtl.engine._program import Kind, Mode, Source, Target, Wait, When
+from ...rtl.engine._program import Kind, Source, Target, Wait, When
+from ...rtl.engine.matvec import taking
+from ..types import Transfers
 from .integer import IntegerModel, Norm, Precision, Projection
-from .model import ModelError
+from .matvec import socket
+from .model import Matrix, ModelError, in_turn, rows_of
 
 if TYPE_CHECKING:
     from ...rtl.engine.engine import EngineConfig
@@ -28,13 +31,12 @@ Operation = dict[str, int]
 class Image:
     """Everything that a model is to an engine.
 
-    ``weights`` (words, lanes) are trits in the order of use, or for integers the 2-bit digits of
-    their bytes as two's complement numbers; ``gains`` (rows, norm_lanes) and
-    ``embedding`` (vocab * rows, norm_lanes) likewise; ``table`` holds cosines and sines by
-    address; ``program`` is a list of operations, see ``rtl/engine/_program.py``.
+    ``weights`` are words in the order of use, by the field of the engine's stream; ``gains`` (rows,
+    norm_lanes) and ``embedding`` (vocab * rows, norm_lanes) likewise; ``table`` holds cosines and
+    sines by address; ``program`` is a list of operations, see ``rtl/engine/_program.py``.
     """
 
-    weights: NDArray[np.int8]
+    weights: Transfers
     gains: NDArray[np.int16]
     embedding: NDArray[np.int8]
     table: NDArray[np.int32]
@@ -42,6 +44,11 @@ class Image:
     sampled_words: int
     prefill_words: int
     sampled_cycles: int
+
+    @property
+    def words(self) -> int:
+        """Words of weights."""
+        return len(next(iter(self.weights.values())))
 
 
 class DoesNotFit(ModelError):
@@ -92,8 +99,11 @@ def check_fit(model: IntegerModel, config: EngineConfig) -> None:
     for name, size in (("dim", c.dim), ("hidden", c.hidden), ("heads * head_dim", c.q_dim)):
         if size % config.norm_lanes:
             small.append(f"norm_lanes that divides {name}={size} (has {config.norm_lanes})")
-    if model.bits > 2 and config.matvec != "booth":
-        small.append(f"matvec=booth for weights of {model.bits} bits (has {config.matvec})")
+    formats = {each.weights.format for each in model.projections.values()}
+    if not formats <= set(config.socket.FORMATS):
+        others = " or ".join(taking(formats)) or "none"
+        kinds = " and ".join(sorted(formats))
+        small.append(f"matvec={others} for weights of {kinds} (has {config.matvec})")
     if small:
         raise DoesNotFit(f"the model does not fit the engine; it needs {', '.join(small)}")
     if p != precision_of(config):
@@ -108,15 +118,14 @@ def check_fit(model: IntegerModel, config: EngineConfig) -> None:
 def sizes(model: IntegerModel, config: EngineConfig) -> dict[str, int]:
     """Bytes that a model takes in the memories of an engine."""
     c = model.config
-    words = words_of(model.output, config.lanes)
+    words = words_of(model.output.weights, config)
     for layer in model.layers:
-        both = [layer.projections[name] for name in ("ffn_gate", "ffn_up")]
-        bits = max(each.bits for each in both)  # rows of gate and up take turns
-        for name, weight in layer.projections.items():
-            words += words_of(weight, config.lanes, bits if name in ("ffn_gate", "ffn_up") else 0)
+        weights = {name: each.weights for name, each in layer.projections.items()}
+        pair = socket(config).together(weights["ffn_gate"], weights["ffn_up"])
+        weights |= zip(("ffn_gate", "ffn_up"), pair, strict=True)
+        words += sum(words_of(each, config) for each in weights.values())
     gains = c.layers * sum(c.norms().values()) + c.dim
-    word = -(-config.lanes // (5 if config.packing == "trit5" else 4))
-    return {"weights": words * word, "gains": 2 * gains, "embedding": c.vocab * c.dim}
+    return {"weights": words * word_bytes(config), "gains": 2 * gains, "embedding": c.vocab * c.dim}
 
 
 def precision_of(config: EngineConfig) -> Precision:
@@ -134,7 +143,8 @@ def operations(layers: int) -> int:
 class _Compiler:
     def __init__(self, model: IntegerModel, config: EngineConfig, overlap: bool):
         self.model, self.config, self.overlap = model, config, overlap
-        self.words: list[NDArray[np.int8]] = []
+        self.socket = socket(config)
+        self.words: list[Transfers] = []
         self.gains: list[NDArray[np.int64]] = []
         self.word = self.row = 0
 
@@ -143,14 +153,17 @@ class _Compiler:
         program = list(self._program())
         sampled = self.word
         return Image(
-            weights=np.concatenate(self.words),
+            weights={
+                name: np.concatenate([words[name] for words in self.words])
+                for name in self.words[0]
+            },
             gains=np.concatenate(self.gains).astype(np.int16),
             embedding=model.embedding.reshape(c.vocab * c.dim // lanes, lanes),
             table=self._table(),
             program=program,
             sampled_words=sampled,
             prefill_words=sampled - self.head_words,
-            sampled_cycles=sum(map(cycles_of, program)),
+            sampled_cycles=sum(cycles_of(self.config, op) for op in program),
         )
 
     def _table(self) -> NDArray[np.int32]:
@@ -207,8 +220,8 @@ class _Compiler:
         yield self._linear(weights["attn_output"], Target.ADD)
         yield self._norm(norms["ffn_norm"], Source.RESIDUAL)
         gate, up = weights["ffn_gate"], weights["ffn_up"]
-        both = np.stack((gate.codes, up.codes), axis=1).reshape(-1, c.dim)
-        yield self._linear(gate, Target.GATE, rows=both, bits=max(gate.bits, up.bits))
+        both = in_turn(*self.socket.together(gate.weights, up.weights))
+        yield self._linear(gate, Target.GATE, rows=both)
         yield self._norm(norms["ffn_sub_norm"], Source.GATE)
         yield self._linear(weights["ffn_down"], Target.ADD)
 
@@ -237,8 +250,7 @@ class _Compiler:
         target: Target,
         order: NDArray[np.int64] | None = None,
         *,
-        rows: NDArray[np.int8] | None = None,
-        bits: int | None = None,
+        rows: Matrix | None = None,
         flag: int = 1,
         fresh: int = 1,
         slot: int = 0,
@@ -246,14 +258,15 @@ class _Compiler:
     ) -> Operation:
         """``flag``: the vector's last operation; ``fresh``: its first.
 
-        ``rows`` and ``bits`` are of the weights where they are not those of ``weight``.
+        ``rows`` are the weights where they are not those of ``weight``.
         """
-        mode = mode_of(bits or weight.bits)
-        rows = weight.codes if rows is None else rows
-        rows = rows if order is None else rows[order]
-        words = arranged(rows, mode, self.config.lanes)
-        at, self.word = self.word, self.word + len(words)
-        self.words.append(words)
+        matrix = weight.weights if rows is None else rows
+        matrix = matrix if order is None else rows_of(matrix, order)
+        mode = self.socket.mode(matrix)
+        made = self.socket.words(matrix, mode)
+        words = len(next(iter(made.values())))
+        at, self.word = self.word, self.word + words
+        self.words.append(made)
         mantissa, shift = weight.scale
         return _op(
             Kind.LINEAR,
@@ -261,54 +274,38 @@ class _Compiler:
             flag=flag,
             fresh=fresh,
             slot=slot,
-            rows=len(rows),
-            words=len(words),
+            rows=len(matrix.codes),
+            words=words,
             address=at,
             value=int(mantissa) | int(shift) << 16 | mode << 24,
             when=when,
         )
 
 
-def words_of(weight: Projection, lanes: int, bits: int = 0) -> int:
-    """Words that :func:`arranged` makes of a projection."""
-    rows, columns = weight.codes.shape
-    mode = mode_of(bits or weight.bits)
-    return rows * -(-columns // lanes) * (1, 2, 4)[mode]
+def words_of(matrix: Matrix, config: EngineConfig) -> int:
+    """Words that a matrix takes."""
+    rows, columns = matrix.codes.shape
+    packing = socket(config)
+    return rows * -(-columns // config.lanes) * packing.words_per_tile(packing.mode(matrix))
 
 
-def mode_of(bits: int) -> Mode:
-    """How weights of so many bits, 2 being trits, are multiplied."""
-    return Mode.TERNARY if bits == 2 else Mode.INT4 if bits <= 4 else Mode.INT8
+def mode_of(op: Operation) -> int:
+    """What a linear operation tells the core of its weights."""
+    return op["value"] >> 24
 
 
-def cycles_of(op: Operation) -> int:
+def cycles_of(config: EngineConfig, op: Operation) -> int:
     """Cycles in which an operation uses weights."""
     if op["kind"] != Kind.LINEAR:
         return 0
-    return op["words"] << (op["value"] >> 24 == Mode.INT4)
+    return op["words"] * socket(config).cycles_per_word(mode_of(op))
 
 
-def turns_of(program: list[Operation]) -> list[int]:
+def turns_of(config: EngineConfig, program: list[Operation]) -> list[int]:
     """Cycles that a tile of weights takes in each linear operation."""
-    modes = [op["value"] >> 24 for op in program if op["kind"] == Kind.LINEAR]
-    return [1 if mode == Mode.TERNARY else 4 for mode in modes]
-
-
-def arranged(rows: NDArray[np.int8], mode: Mode, lanes: int) -> NDArray[np.int8]:
-    """Rows of weights as words of ``lanes`` 2-bit digits, rows filled up to whole tiles.
-
-    A tile is ``lanes`` weights: a word of trits; or, byte ``p`` of a word belonging to the weights
-    ``4 p`` to ``4 p + 3``, four words of 8-bit integers, in which their turn comes one after the
-    other, or two of 4-bit integers, two in a byte and the earlier one lower.
-    """
-    padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % lanes)))
-    if mode == Mode.TERNARY:
-        return padded.reshape(-1, lanes)
-    turns = padded.reshape(-1, lanes // 4, 4).swapaxes(1, 2)  # (tile, turn, byte)
-    if mode == Mode.INT4:
-        turns = turns[:, 0::2] & 15 | turns[:, 1::2] << 4
-    digits = turns[..., None] >> np.arange(0, 8, 2, dtype=np.int8) & 3
-    return ((digits ^ 2) - 2).astype(np.int8).reshape(-1, lanes)
+    packing = socket(config)
+    modes = [mode_of(op) for op in program if op["kind"] == Kind.LINEAR]
+    return [packing.words_per_tile(mode) * packing.cycles_per_word(mode) for mode in modes]
 
 
 def pair_order(heads: int, head_dim: int) -> NDArray[np.int64]:
@@ -324,13 +321,16 @@ def _op(kind: Kind, **fields: int) -> Operation:
     return {"kind": int(kind)} | {name: int(fields.get(name, 0)) for name in names}
 
 
-def packed_words(weights: NDArray[np.int8], packing: str) -> NDArray[np.uint8]:
+def word_bytes(config: EngineConfig) -> int:
+    """Bytes of a word of weights."""
+    return -(-config.socket.word(config).size // 8)
+
+
+def packed_words(weights: Transfers, config: EngineConfig) -> NDArray[np.uint8]:
     """Words of weights as bytes (words, bytes), lowest first, the way the engine takes them."""
-    if packing == "trit5":
-        lanes = weights.shape[1]
-        digits = np.zeros((len(weights), -(-lanes // 5) * 5), np.int64)
-        digits[:, :lanes] = weights % 3  # 0, 1, 2 for 0, +1, -1
-        return (digits.reshape(len(weights), -1, 5) @ 3 ** np.arange(5)).astype(np.uint8)
-    codes = (weights & 3).astype(np.uint8)
-    padded = np.pad(codes, ((0, 0), (0, -codes.shape[1] % 4))).reshape(len(codes), -1, 4)
-    return (padded << np.array([0, 2, 4, 6], np.uint8)).sum(axis=-1).astype(np.uint8)
+    bits = []
+    for name, field in config.socket.word(config):
+        values = weights[name].reshape(len(weights[name]), -1, 1).astype(np.int64)
+        width = field.width // values.shape[1]
+        bits.append((values >> np.arange(width) & 1).astype(np.uint8).reshape(len(values), -1))
+    return np.packbits(np.concatenate(bits, axis=1), axis=1, bitorder="little")

@@ -137,16 +137,19 @@ class Norm:
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """Codes of ``bits`` bits (2: trits), and the scale from ``sum * norm scale`` to the output's
-    fixed point.
+    """Weights, and the scale from ``sum * norm scale`` to the output's fixed point.
 
     ``columns`` are the codes transposed, in a float type in which every sum is exact.
     """
 
-    codes: NDArray[np.int8]
-    bits: int
+    weights: Matrix
     columns: NDArray[np.floating]
     scale: Scale
+
+    @property
+    def codes(self) -> NDArray[np.integer]:
+        """The weights as integers (outputs, inputs)."""
+        return self.weights.codes
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +223,7 @@ class IntegerModel:
         layers = []
         for index, layer in enumerate(model.layers):
             # The gate's other factor keeps the gate's scale; its unit takes account of the ratio.
-            ratio = layer.ffn_gate.scale / layer.ffn_up.scale
+            ratio = layer.ffn_gate.unit / layer.ffn_up.unit
             norms, scales = {}, {}
             for name, width in c.norms().items():
                 units = 2.0 ** -fractions[name] if name in fractions else unit
@@ -234,7 +237,7 @@ class IntegerModel:
             projections = {}
             for name in c.projections():
                 weight, where = getattr(layer, name), f"blk.{index}.{name}"
-                scale = layer.ffn_gate.scale if name == "ffn_up" else weight.scale
+                scale = layer.ffn_gate.unit if name == "ffn_up" else weight.unit
                 units = unit if name in ("attn_output", "ffn_down") else 2.0**-p.activation_fraction
                 norm = norms[NORM_OF[name]]
                 scale *= scales.get(NORM_OF[name], 1.0)
@@ -242,7 +245,7 @@ class IntegerModel:
             layers.append(IntegerLayer(norms, projections))
         norm = _norm(model.output_norm, c.eps * c.dim / unit**2, p, "output_norm")
         output = _projection(
-            model.output, model.output.scale * 2.0**p.logit_fraction, norm, "output"
+            model.output, model.output.unit * 2.0**p.logit_fraction, norm, "output"
         )
         top = _top(p.kv_bits)
         return cls(
@@ -260,10 +263,14 @@ class IntegerModel:
         )
 
     @property
-    def bits(self) -> int:
-        """Bits of the widest weights, 2 for trits."""
-        layers = (each for layer in self.layers for each in layer.projections.values())
-        return max(self.output.bits, *(each.bits for each in layers))
+    def projections(self) -> dict[str, Projection]:
+        """All of them, by their names in the file."""
+        layers = {
+            f"blk.{at}.{name}": each
+            for at, layer in enumerate(self.layers)
+            for name, each in layer.projections.items()
+        }
+        return {**layers, "output": self.output}
 
     def at_temperature(self, temperature: float) -> "IntegerModel":
         """The same with logits for drawing: base 2, over the temperature, 8 bits of fraction."""
@@ -491,9 +498,11 @@ def _projection(weight: Matrix, scale: float, norm: Norm, name: str) -> Projecti
         raise ModelError(f"the scale of {name} is too large for its fixed point")
     if real and not real >= 2.0**-47:
         raise ModelError(f"the scale of {name} is too small for its fixed point")
-    largest = 127 * inputs << weight.bits - 1 if weight.bits > 2 else 127 * inputs
+    largest = 127 * int(np.abs(weight.codes.astype(np.int64)).sum(axis=1).max(initial=0))
+    if largest >= 1 << 31:
+        raise ModelError(f"sums of {name} reach {largest}, which int32 does not hold")
     columns = np.ascontiguousarray(weight.codes.T.astype(_exact(largest)))
-    return Projection(weight.codes, weight.bits, columns, scale_of(real))
+    return Projection(weight, columns, scale_of(real))
 
 
 def _residual_unit(table: Embedding, p: Precision) -> tuple[int, float]:

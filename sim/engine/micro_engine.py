@@ -143,7 +143,7 @@ def _with_corners(model: Model) -> Model:
 
     def louder(name: str, factor: float) -> Ternary:
         weight = getattr(model.layers[-1], name)
-        return Ternary(weight.codes, weight.scale * factor)
+        return Ternary(weight.codes.astype(np.int8), weight.scale * factor)
 
     factors = {"attn_q": LOUD, "ffn_gate": LOUD, "ffn_down": down}
     loud = {name: louder(name, factor) for name, factor in factors.items()}
@@ -155,7 +155,7 @@ def _with_corners(model: Model) -> Model:
         model,
         token_embd=Embedding(np.clip(codes, -127, 127).astype(np.int8), 2.0),
         layers=tuple(layers),
-        output=Ternary(trits, model.output.scale),
+        output=Ternary(trits.astype(np.int8), model.output.scale),
     )
 
 

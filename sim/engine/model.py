@@ -2,6 +2,7 @@
 """A decoder-only model, ternary or of integers, as plain data: sizes and arrays."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...rtl.errors import AtriplexError
+from ...rtl.formats._formats import format_named
+from ..formats.codec import decode, step_of
 
 
 class ModelError(AtriplexError, ValueError):
@@ -122,11 +125,17 @@ class Ternary:
     scale: float
 
     bits = 2
+    format = "ternary"
 
     @property
     def codes(self) -> NDArray[np.int8]:
         """The trits, by the name they have in :class:`Integer`."""
         return self.trits
+
+    @property
+    def unit(self) -> float:
+        """What 1 of ``codes`` stands for."""
+        return self.scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,9 +150,116 @@ class Integer:
     scale: float
     bits: int = 8
 
+    @property
+    def format(self) -> str:
+        """Name of the number format."""
+        return f"int{self.bits}"
 
-Matrix = Ternary | Integer
+    @property
+    def unit(self) -> float:
+        """What 1 of ``codes`` stands for."""
+        return self.scale
+
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """A matrix in a number format, in blocks along the inputs with a power of two each.
+
+    ``elements`` (outputs, inputs) are codes of the ``element`` format and ``exponents`` (outputs,
+    blocks) the powers, not negative: ``value = element * 2**exponent * scale``.  A ``block`` is of so
+    many inputs, 0: of all.  ``format`` is what the whole is called, such as ``mxfp4``.
+    """
+
+    format: str
+    element: str
+    elements: NDArray[np.uint16]
+    exponents: NDArray[np.uint8]
+    scale: float
+    block: int = 0
+
+    @property
+    def bits(self) -> int:
+        """Of an element."""
+        return format_named(self.element).width
+
+    @functools.cached_property
+    def codes(self) -> NDArray[np.int32]:
+        """The values as integers, in units of ``scale`` times the format's smallest step."""
+        element = format_named(self.element)
+        whole = decode(element, self.elements) * 2.0 ** -step_of(element)
+        inputs = self.elements.shape[1]
+        powers = np.repeat(self.exponents, self.block or inputs, axis=1)[:, :inputs]
+        return whole.astype(np.int32) << powers
+
+    @property
+    def unit(self) -> float:
+        """What 1 of ``codes`` stands for."""
+        return self.scale * 2.0 ** step_of(format_named(self.element))
+
+
+@dataclass(frozen=True, eq=False)
+class Dual:
+    """Flexible dual binarisation: two planes of bits, and two factors for each group of inputs.
+
+    ``value = (alphas[0] * planes[0] + alphas[1] * planes[1]) * scale``; ``planes`` (2, outputs,
+    inputs) are 0 or 1, ``alphas`` (2, outputs, groups) integers; a group has ``group`` inputs.
+    """
+
+    planes: NDArray[np.uint8]
+    alphas: NDArray[np.int16]
+    scale: float
+    group: int = 64
+
+    bits = 2
+    format = "fdb"
+
+    @functools.cached_property
+    def codes(self) -> NDArray[np.int32]:
+        """The values in units of ``scale``."""
+        factors = np.repeat(self.alphas, self.group, axis=2)[..., : self.planes.shape[2]]
+        factors = factors.astype(np.int32)
+        return (factors * self.planes).sum(axis=0, dtype=np.int32)
+
+    @property
+    def unit(self) -> float:
+        """What 1 of ``codes`` stands for."""
+        return self.scale
+
+
+Matrix = Ternary | Integer | Coded | Dual
 """What a projection may be."""
+
+
+def rows_of(matrix: Any, order: NDArray[np.int64]) -> Any:
+    """The matrix with its rows in another order."""
+    if isinstance(matrix, Dual):
+        return Dual(matrix.planes[:, order], matrix.alphas[:, order], matrix.scale, matrix.group)
+    return dataclasses.replace(
+        matrix,
+        **{
+            field.name: value[order]
+            for field in dataclasses.fields(matrix)
+            if isinstance(value := getattr(matrix, field.name), np.ndarray)
+        },
+    )
+
+
+def in_turn(one: Any, other: Any) -> Any:
+    """A matrix of the rows of two of one kind in turn; its scale means nothing."""
+
+    def joined(a: NDArray[Any], b: NDArray[Any], axis: int) -> NDArray[Any]:
+        stacked = np.stack((a, b), axis=axis + 1)
+        return stacked.reshape(*a.shape[:axis], -1, *a.shape[axis + 1 :])
+
+    axis = 1 if isinstance(one, Dual) else 0
+    return dataclasses.replace(
+        one,
+        **{
+            field.name: joined(value, getattr(other, field.name), axis)
+            for field in dataclasses.fields(one)
+            if isinstance(value := getattr(one, field.name), np.ndarray)
+        },
+    )
 
 
 @dataclass(frozen=True, eq=False)

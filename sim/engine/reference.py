@@ -102,10 +102,10 @@ class Reference:
         if weights is None:
             weights = self._weights[id(weight)] = weight.codes.T.astype(np.float32)
         if not self.quantise:
-            return x @ weights * np.float32(weight.scale)
+            return x @ weights * np.float32(weight.unit)
         codes, scale = quantise(x)
         # Exact in float32 for trits: no sum exceeds 127 * inputs, far below 2**24.
-        return (codes @ weights) / scale * np.float32(weight.scale)
+        return (codes @ weights) / scale * np.float32(weight.unit)
 
     def _rotate(self, heads: Floats, span: slice) -> Floats:
         cos, sin = self._cos[span], self._sin[span]

@@ -61,8 +61,9 @@ def _check(model: IntegerModel, config: MicroEngineConfig) -> None:
     reasons = []
     if c.gate != "relu2":
         reasons.append(f"a gate of relu2, not {c.gate}")
-    if model.bits > 2:
-        reasons.append(f"ternary weights, not {model.bits} bits")
+    formats = {each.weights.format for each in model.projections.values()}
+    if formats - {"ternary"}:
+        reasons.append(f"ternary weights, not {' and '.join(sorted(formats))}")
     for name, size in (("dim", c.dim), ("hidden", c.hidden), ("heads * head_dim", c.q_dim)):
         if size % LANES or size < SHORTEST:
             reasons.append(f"{name} a multiple of {LANES} from {SHORTEST} on, not {size}")

@@ -43,12 +43,21 @@ def quantise(format_: BlockFormat, values: ArrayLike) -> Blocks:
         scales, tensor = _fractions(format_, most)
         zero = (most == 0) | (scales == 0)
     steps = decode(format_.scale, scales) * tensor * 2.0**format_.unit
-    with np.errstate(over="ignore"):
-        parts = np.where(zero[..., None], 0.0, given / np.where(zero, 1.0, steps)[..., None])
-    top = top_of(format_)
-    codes = encode(format_.element, np.clip(parts, -2 * top, 2 * top))
+    codes = _elements(format_, np.where(zero[..., None], 0.0, given), np.where(zero, 1.0, steps))
     scales = np.where(zero, 0, scales)
     return Blocks(codes, np.where(bad, _nan(format_), scales), tensor)
+
+
+def elements(format_: BlockFormat, values: Values, powers: NDArray[np.int64]) -> Codes:
+    """Codes of finite values (..., blocks, elements) where blocks have these powers of two."""
+    return _elements(format_, values, 2.0 ** (powers + format_.unit).astype(np.float64))
+
+
+def _elements(format_: BlockFormat, values: Values, steps: Values) -> Codes:
+    with np.errstate(over="ignore"):
+        parts = values / steps[..., None]
+    top = top_of(format_)
+    return encode(format_.element, np.clip(parts, -2 * top, 2 * top))
 
 
 def dequantise(format_: BlockFormat, blocks: Blocks, length: int | None = None) -> Values:

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How weights become words for a core of the matvec socket, and what cycles they take."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...types import Transfers
+from ..model import Integer, Matrix, Model, ModelError, Tensor, Ternary
+
+if TYPE_CHECKING:
+    from ....rtl.engine.engine import EngineConfig
+
+
+class Socket:
+    """``mode`` is what a linear operation tells the core of its weights."""
+
+    def __init__(self, config: EngineConfig):
+        self.config = config
+
+    @property
+    def lanes(self) -> int:
+        return self.config.lanes
+
+    def taken(self, matrix: Matrix) -> Matrix:
+        """The matrix as one that the core takes: the same values, in its format.
+
+        Raises :class:`ModelError` with a sentence that begins with what the core takes.
+        """
+        raise NotImplementedError
+
+    def together(self, one: Matrix, other: Matrix) -> tuple[Matrix, Matrix]:
+        """Two matrices whose rows take turns, in one mode."""
+        return one, other
+
+    def mode(self, matrix: Matrix) -> int:
+        """Of an operation with this matrix."""
+        return 0
+
+    def words_per_tile(self, mode: int) -> int:
+        """Words that ``lanes`` weights of a row take."""
+        return 1
+
+    def cycles_per_word(self, mode: int) -> int:
+        """Cycles in which a word is used."""
+        return 1
+
+    def words(self, matrix: Matrix, mode: int) -> Transfers:
+        """The words of all rows, by the fields of the engine's stream of weights."""
+        raise NotImplementedError
+
+    def random(self, rng: np.random.Generator, rows: int, columns: int) -> Matrix:
+        """A matrix that uses what the format has, for tests."""
+        raise NotImplementedError
+
+    def tiles(self, values: np.ndarray) -> np.ndarray:
+        """(rows, columns) in tiles of ``lanes``, filled up with zeros: (rows, tiles, lanes)."""
+        padded = np.pad(values, ((0, 0), (0, -values.shape[1] % self.lanes)))
+        return padded.reshape(len(values), -1, self.lanes)
+
+    def model(self, model: Model) -> Model:
+        """The model with every projection as the core takes it; :class:`ModelError`."""
+        tensors: dict[str, Tensor] = {}
+        for name, tensor in model.tensors().items():
+            plain = isinstance(tensor, np.ndarray) or name == "token_embd.weight"
+            try:
+                tensors[name] = tensor if plain else self.taken(tensor)  # pyright: ignore
+            except ModelError as error:
+                raise ModelError(f"tensor {name}: {error}") from None
+        made = Model.from_tensors(model.config, tensors)
+        if model.config.tied:
+            made = dataclasses.replace(made, output=self.taken(made.output))
+        return made
+
+
+def random_trits(rng: np.random.Generator, rows: int, columns: int) -> Ternary:
+    """Trits, each as often."""
+    trits = rng.integers(-1, 2, (rows, columns)).astype(np.int8)
+    return Ternary(trits, float(rng.uniform(0.5, 2) / np.sqrt(columns)))
+
+
+def random_integers(rng: np.random.Generator, rows: int, columns: int, bits: int) -> Integer:
+    """Codes of all the values that there are."""
+    top = 1 << bits - 1
+    codes = rng.integers(-top, top, (rows, columns)).astype(np.int8)
+    return Integer(codes, float(rng.uniform(1, 4) / np.sqrt(columns) / top), bits)

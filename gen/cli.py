@@ -300,11 +300,15 @@ def _model_path(model: str) -> Path:
     """The file of a model; those of the package have names."""
     from .model.generate import shipped
 
-    names = {"shipped": "storybook", "shipped-small": "storybook-small"}
+    names = {
+        "shipped": "storybook",
+        "shipped-small": "storybook-small",
+        "shipped-float": "storybook-small-float",
+    }
     path = shipped(names[model]) if model in names else Path(model)
     if not path.exists():
         raise AtriplexError(
-            f"{path}: no such file; the models of the package are called {' and '.join(names)}"
+            f"{path}: no such file; the models of the package are called {', '.join(names)}"
         )
     return path
 
@@ -380,7 +384,10 @@ def asic(
 @app.command()
 def run(
     model: Annotated[
-        str, typer.Argument(help="a model file, or of the package `shipped` or `shipped-small`")
+        str,
+        typer.Argument(
+            help="a model file, or of the package `shipped`, `shipped-small` or `shipped-float`"
+        ),
     ],
     prompt: Annotated[str, typer.Argument(help="the text to continue")] = "",
     tokens: Annotated[int, typer.Option(min=1, help="tokens to add")] = 100,
@@ -388,6 +395,7 @@ def run(
         bool, typer.Option("--model-only", help="the numpy model, no hardware")
     ] = False,
     settings: Settings = None,
+    config: ConfigFile = None,
     check_activations: Annotated[
         bool, typer.Option("--check-activations", help="compare every vector, not tokens alone")
     ] = False,
@@ -424,7 +432,7 @@ def run(
     ] = None,
     gate: Annotated[str | None, typer.Option(metavar="NAME", help="relu2 or silu")] = None,
     quantise: Annotated[
-        str | None, typer.Option(metavar="TO", help="float matrices: int8, int4 or ternary")
+        str | None, typer.Option(metavar="TO", help="float matrices: int8, mxfp4, posit8_0 ...")
     ] = None,
     context: Annotated[
         int | None, typer.Option(min=1, help="most tokens of a text, below the model's own")
@@ -439,8 +447,11 @@ def run(
     """Text from a model, as the engine's RTL makes it, every token checked."""
     path = _model_path(model)
     from .checkpoints.models import runnable
-    from .configs import settings_of
+    from .configs import parameters, settings_of
+    from .engine.story import format_for
 
+    changes = parameters(settings or (), config)
+    quantise = quantise or format_for(changes)
     given = {
         **settings_of(option or (), "--option"),
         **{"tokenizer": tokenizer, "bit_order": bit_order, "check_text": check_text},
@@ -465,7 +476,7 @@ def run(
             note(story.note)
         return None
     if netlist or block not in (None, "engine"):
-        return _run_line(prompt, netlist, block, clock, path, tokens, settings, json)
+        return _run_line(prompt, netlist, block, clock, path, tokens, changes, json)
     from .engine import report
     from .engine.story import Story as Told
 
@@ -474,7 +485,7 @@ def run(
             prompt,
             found=found,
             tokens=tokens,
-            settings=settings_of(settings or ()),
+            settings=changes,
             check_activations=check_activations,
             stalls=stalls,
             overlap=not no_overlap,
@@ -504,12 +515,11 @@ def _run_line(
     clock: float | None,
     path: Path,
     tokens: int,
-    settings: list[str] | None,
+    settings: dict[str, Any],
     json: bool,
 ) -> None:
     """Text from an appliance on its serial line: its Verilog, or a netlist for a board."""
     from ..fpga import boards
-    from .configs import settings_of
     from .engine.serial import LineStory
 
     wanted = boards.board(netlist or "icebreaker")
@@ -523,7 +533,7 @@ def _run_line(
             netlist=netlist is not None,
             path=path,
             tokens=tokens,
-            settings=settings_of(settings or ()),
+            settings=settings,
             progress=stage,
         )
     pieces, tally = _told(prompt, story, json), story.tally

@@ -61,6 +61,11 @@ def settings_of(words: Iterable[str], flag: str = "--set") -> dict[str, Any]:
     return dict(_setting(word, flag) for word in words)
 
 
+def parameters(words: Iterable[str], file: Path | None = None) -> dict[str, Any]:
+    """What ``file``, a mapping of parameters, sets, and ``name=value`` words before it."""
+    return {**(_mapping(file) if file else {}), **settings_of(words)}
+
+
 def _made(
     kind: type[Config],
     values: Mapping[str, Any],

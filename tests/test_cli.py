@@ -124,7 +124,8 @@ def run(
         ),
         (
             "run ship Hello --model-only",
-            "ship: no such file; the models of the package are called shipped and shipped-small",
+            "ship: no such file; the models of the package are called shipped, shipped-small, shipped-"
+            "float",
         ),
         ("train nothing.txt -o out", "nothing.txt: no such file"),
     ],

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...rtl.errors import AtriplexError
-from ...sim.engine.model import Integer, Matrix, Ternary
+from ...sim.engine.model import Matrix, rows_of
 from ._source import CheckpointError, Source
 from .tokenizers import Tokenizer
 
@@ -230,14 +230,9 @@ def halve_pairs(tensor: Tensor, head_dim: int) -> Tensor:
     """Rows of Q or K, per head, from pairs (2 i, 2 i + 1) to pairs (i, i + head_dim / 2)."""
     order = np.arange(head_dim).reshape(-1, 2).T.reshape(-1)
 
-    def permute(rows: NDArray[Any]) -> NDArray[Any]:
-        return rows.reshape(-1, head_dim, rows.shape[1])[:, order].reshape(rows.shape)
-
-    if isinstance(tensor, Ternary):
-        return Ternary(permute(tensor.trits), tensor.scale)
-    if isinstance(tensor, Integer):
-        return Integer(permute(tensor.codes), tensor.scale, tensor.bits)
-    return permute(tensor)
+    rows = len(tensor) if isinstance(tensor, np.ndarray) else len(tensor.codes)
+    every = np.arange(rows).reshape(-1, head_dim)[:, order].reshape(-1)
+    return tensor[every] if isinstance(tensor, np.ndarray) else rows_of(tensor, every)
 
 
 def assemble(

@@ -141,7 +141,7 @@ def with_round_heads(model: Model) -> Model:
     ratio = new / old
 
     def rows(weight: Matrix, places: NDArray[np.int64], factor: float = 1.0) -> Matrix:
-        codes = np.zeros((len(weight.codes) // old, new, weight.codes.shape[1]), np.int8)
+        codes = np.zeros((len(weight.codes) // old, new, weight.codes.shape[1]), np.int32)
         codes[:, places] = weight.codes.reshape(-1, old, weight.codes.shape[1])
         return _matrix(weight, codes.reshape(-1, weight.codes.shape[1]), weight.scale * factor)
 
@@ -169,10 +169,14 @@ def with_round_heads(model: Model) -> Model:
     )
 
 
-def _matrix(like: Matrix, codes: NDArray[np.int8], scale: float) -> Matrix:
+def _matrix(like: Matrix, codes: NDArray[np.integer], scale: float) -> Matrix:
     if isinstance(like, Ternary):
-        return Ternary(codes, scale)
-    return Integer(codes, scale, like.bits)
+        return Ternary(codes.astype(np.int8), scale)
+    if isinstance(like, Integer):
+        return Integer(codes.astype(np.int8), scale, like.bits)
+    raise ModelError(
+        f"heads are filled up to a power of two for trits and integers, not {like.format}"
+    )
 
 
 def _converted(name: str, tensor: Tensor, target: Target) -> Any:

@@ -8,22 +8,49 @@
   rounded to float32; ``scale = max(mu, 1e-5)``; ``trit = clamp(round_half_even(w * (1 / scale)),
   -1, 1)`` in float32. A matrix that has no other values than -s, 0 and s is ternary already and
   keeps them: its mean would be below s.
+- :func:`blocked`: blocks along the inputs with a power of two each (``mxfp4``, ``mxint8`` ...),
+  ``docs/formats.md``. Powers are counted from the least one up; blocks so small that int32 sums
+  would overflow take a larger power, and so lose bits.
+- :func:`elements`: codes of a number format (``fp4_e2m1``, ``posit8_0``, ``bipolar4`` ...); of 65
+  scales from that of the largest magnitude down to a 16th of it, the one of least squared error.
+- :func:`dual`: flexible dual binarisation (``fdb``) in groups of 64 inputs, factors rounded to 8
+  bits of the matrix's largest.
 
-Source: BitNet b1.58, arXiv 2402.17764, equations 1 to 3, with the clamped mean of its code.
+Source: BitNet b1.58, arXiv 2402.17764, equations 1 to 3, with the clamped mean of its code; OCP
+Microscaling Formats v1.0; DB-LLM, arXiv 2402.11960.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...rtl.errors import AtriplexError
-from ...sim.engine.model import Ternary
+from ...rtl.formats._blocks import Rule, block_format_named
+from ...rtl.formats._formats import (
+    BipolarFormat,
+    FloatFormat,
+    Format,
+    FormatError,
+    IntegerFormat,
+    PositFormat,
+    format_named,
+)
+from ...sim.engine.model import Coded, Dual, Ternary
+from ...sim.formats import blocks
+from ...sim.formats.codec import decode, encode
+from ...sim.formats.dual import binarise, fit
 from .checkpoint import Checkpoint, Integer, Tensor
 
-Target = Literal["ternary", "int8", "int4"]
+Target = str
+"""Name of a format: ``ternary``, ``int8``, ``mxfp4``, ``posit8_0``, ``fdb`` ..."""
+SPREAD = 15
+"""Most powers of two between the blocks of a matrix."""
+GROUP = 64
+"""Inputs that share the factors of dual bits."""
+SCALES = 65
 _ROWS = 1 << 20
 """Elements that are widened at a time."""
 
@@ -86,24 +113,111 @@ def ternary(matrix: NDArray[np.float32]) -> Ternary:
     return Ternary(trits, float(scale))
 
 
+def blocked(matrix: NDArray[np.float32], name: str) -> Coded:
+    """Elements in blocks along the inputs, each with a power of two."""
+    format_ = block_format_named(name, Rule.CEIL)
+    if format_.element.width == 4:
+        format_ = block_format_named(name, Rule.FLOOR)  # 4 bits rather lose their largest value
+    _peak(matrix)
+    rows, columns = matrix.shape
+    made = blocks.quantise(format_, matrix)
+    powers = made.scales - 127
+    used = np.abs(matrix).max(initial=0) > 0
+    most = int(powers.max()) if used else 0
+    padded = np.pad(matrix.astype(np.float64), ((0, 0), (0, -columns % format_.block)))
+    parts = padded.reshape(*powers.shape, format_.block)
+    for spread in range(SPREAD, -1, -1):
+        least = max(most - spread, int(powers[powers > -127].min(initial=most)))
+        kept = np.maximum(powers, least)
+        codes = blocks.elements(format_, parts, kept)
+        found = Coded(
+            name,
+            format_.element.name,
+            codes.reshape(rows, -1)[:, :columns].astype(np.uint16),
+            (kept - least).astype(np.uint8),
+            2.0 ** (least + format_.unit),
+            format_.block,
+        )
+        if _fits(found):
+            return found
+    raise QuantiseError(f"sums of {name} with int8 activations need more than int32's 32 bits")
+
+
+def elements(matrix: NDArray[np.float32], name: str) -> Coded:
+    """Codes of a number format, and one scale."""
+    format_ = format_named(name)
+    peak = _peak(matrix)
+    top = _top(format_)
+    wide = matrix.astype(np.float64)
+    best, least = None, np.inf
+    for scale in peak / top * 2.0 ** np.linspace(0, -4, SCALES) if peak else [1.0]:
+        scale = float(np.float32(scale)) or 1.0
+        codes = encode(format_, wide / scale)
+        error = float(np.square(decode(format_, codes) * scale - wide).sum())
+        if error < least:
+            best, least = (codes, scale), error
+    assert best
+    exponents = np.zeros((len(matrix), 1), np.uint8)
+    found = Coded(name, name, best[0].astype(np.uint16), exponents, best[1])
+    if not _fits(found):
+        raise QuantiseError(f"sums of {name} with int8 activations need more than int32's 32 bits")
+    return found
+
+
+def _top(format_: Format) -> float:
+    """The largest value of a format; for posits 1, around which they are finest."""
+    if isinstance(format_, PositFormat):
+        return 1.0
+    codes = np.arange(1 << format_.width)
+    values = decode(format_, codes)
+    return float(values[np.isfinite(values)].max())
+
+
+def _fits(matrix: Coded) -> bool:
+    sums = 127 * np.abs(matrix.codes.astype(np.int64)).sum(axis=1)
+    return int(sums.max(initial=0)) < 1 << 31
+
+
+def dual(matrix: NDArray[np.float32]) -> Dual:
+    """Two planes of bits, and two factors of 8 bits for each group of inputs."""
+    _peak(matrix)
+    made = fit(matrix, GROUP)
+    rows, columns = matrix.shape
+    peak = float(np.abs(made.alphas).max(initial=0.0)) or 127.0
+    scale = float(np.float32(peak / 127))
+    alphas = np.rint(made.alphas / scale).astype(np.int16)
+    groups = np.pad(matrix.astype(np.float64), ((0, 0), (0, -columns % GROUP)))
+    planes = binarise(groups.reshape(rows, -1, GROUP), alphas * scale)
+    return Dual(planes.reshape(2, rows, -1)[:, :, :columns], alphas, scale, GROUP)
+
+
 def values(tensor: Tensor) -> NDArray[np.float32]:
-    """The float32 values that a tensor stands for: code times scale, rounded once."""
-    if isinstance(tensor, Ternary):
-        return tensor.trits.astype(np.float32) * np.float32(tensor.scale)
-    if isinstance(tensor, Integer):
-        return tensor.codes.astype(np.float32) * np.float32(tensor.scale)
-    return tensor
+    """The float32 values that a tensor stands for: code times unit, rounded once."""
+    if isinstance(tensor, np.ndarray):
+        return tensor
+    return tensor.codes.astype(np.float32) * np.float32(tensor.unit)
 
 
 def matrix(tensor: Tensor, target: Target) -> Tensor:
-    """A float matrix brought to ``target``; one that is ternary or integer stays as it is."""
+    """A float matrix brought to ``target``; one that is quantised already stays as it is."""
     if not isinstance(tensor, np.ndarray):
         return tensor
     if target == "ternary":
         return ternary(tensor)
-    if target in ("int8", "int4"):
-        return integer(tensor, int(target[3:]))
-    raise QuantiseError(f"the target must be ternary, int8 or int4, not {target!r}")
+    if target == "fdb":
+        return dual(tensor)
+    try:
+        if re.fullmatch("mx.*|bfp.*", target):
+            return blocked(tensor, target)
+        format_ = format_named(target)
+        if isinstance(format_, IntegerFormat) and format_.bits <= 8:
+            return integer(tensor, format_.bits)
+        if isinstance(format_, BipolarFormat | FloatFormat | PositFormat):
+            return elements(tensor, target)
+    except FormatError:
+        pass
+    shown = "ternary, int8, int4, mxint8, mxfp4, fp4_e2m1, posit8_0, bipolar4, fdb"
+    raise QuantiseError(f"no projection can be brought to {target!r}; there are {shown} and others")
 
 
 class _Quantised(Mapping[str, Tensor]):

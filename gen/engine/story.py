@@ -14,7 +14,7 @@ import numpy as np
 
 from ...rtl.engine._program import Kind, Target
 from ...rtl.engine.engine import EngineConfig
-from ...rtl.engine.matvec import taking
+from ...rtl.engine.matvec import core, names, taking
 from ...sim.engine.image import (
     Image,
     compile_image,
@@ -100,6 +100,14 @@ def matvec_for(model: Model) -> str:
     if not found:
         raise ModelError(f"no core takes projections of {' and '.join(sorted(formats))}")
     return found[0]
+
+
+def format_for(settings: Mapping[str, Any]) -> str | None:
+    """What float projections become for an engine with these parameters; None: nothing is said."""
+    name = settings.get("matvec")
+    if name not in names():
+        return None
+    return settings.get("weights") or core(name).FORMATS[0]
 
 
 @functools.lru_cache(4)

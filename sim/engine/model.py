@@ -166,8 +166,8 @@ class Coded:
     """A matrix in a number format, in blocks along the inputs with a power of two each.
 
     ``elements`` (outputs, inputs) are codes of the ``element`` format and ``exponents`` (outputs,
-    blocks) the powers, not negative: ``value = element * 2**exponent * scale``.  A ``block`` is of so
-    many inputs, 0: of all.  ``format`` is what the whole is called, such as ``mxfp4``.
+    blocks) the powers, not negative: ``value = element * 2**exponent * scale``.  A ``block`` is of
+    so many inputs, 0: of all.  ``format`` is what the whole is called, such as ``mxfp4``.
     """
 
     format: str
@@ -189,7 +189,7 @@ class Coded:
         whole = decode(element, self.elements) * 2.0 ** -step_of(element)
         inputs = self.elements.shape[1]
         powers = np.repeat(self.exponents, self.block or inputs, axis=1)[:, :inputs]
-        return whole.astype(np.int32) << powers
+        return whole.astype(np.int32) << powers.astype(np.int32)
 
     @property
     def unit(self) -> float:

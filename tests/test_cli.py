@@ -124,8 +124,7 @@ def run(
         ),
         (
             "run ship Hello --model-only",
-            "ship: no such file; the models of the package are called shipped, shipped-small, shipped-"
-            "float",
+            "ship: no such file; the models of the package are called shipped, ",
         ),
         ("train nothing.txt -o out", "nothing.txt: no such file"),
     ],

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ...rtl.errors import unknown
+from ...sim.engine.model import Integer
 from ..model import packed
 from . import atx, gguf, llama2c, safetensors, tokenizers
 from ._source import CheckpointError, Source
-from .checkpoint import Checkpoint, CheckpointConfig, ConfigError, Integer, Tensor
+from .checkpoint import Checkpoint, CheckpointConfig, ConfigError, Tensor
 from .quantise import QuantiseError, quantise
 from .tokenizers import TextStream, Tokenizer
 

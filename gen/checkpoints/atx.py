@@ -3,10 +3,10 @@
 
 import dataclasses
 
-from ...sim.engine.model import Embedding, Model
+from ...sim.engine.model import Embedding, Integer, Model
 from ..model import bpe, packed
 from ._source import Source
-from .checkpoint import Checkpoint, CheckpointConfig, Integer, Tensor
+from .checkpoint import Checkpoint, CheckpointConfig, Tensor
 from .tokenizers import Tokenizer
 
 

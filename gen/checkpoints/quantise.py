@@ -38,11 +38,11 @@ from ...rtl.formats._formats import (
     PositFormat,
     format_named,
 )
-from ...sim.engine.model import Coded, Dual, Ternary
+from ...sim.engine.model import Coded, Dual, Integer, Ternary
 from ...sim.formats import blocks
 from ...sim.formats.codec import decode, encode
 from ...sim.formats.dual import binarise, fit
-from .checkpoint import Checkpoint, Integer, Tensor
+from .checkpoint import Checkpoint, Tensor
 
 Target = str
 """Name of a format: ``ternary``, ``int8``, ``mxfp4``, ``posit8_0``, ``fdb`` ..."""

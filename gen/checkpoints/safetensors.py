@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ...sim.engine.model import Ternary
+from ...sim.engine.model import Integer, Ternary
 from . import codecs
 from ._source import CheckpointError, Source
 from .checkpoint import (
@@ -22,7 +22,6 @@ from .checkpoint import (
     ConfigError,
     Entry,
     Gate,
-    Integer,
     Pairing,
     Tensor,
     assemble,

@@ -132,7 +132,7 @@ def blocks(config: EngineConfig, image: Image) -> int:
         (image.words, 8 * word_bytes(config)),
         (len(image.embedding), 8 * config.norm_lanes),
         (len(image.gains), 16 * config.norm_lanes),
-        (config.sums, config.rows * config.product.acc_width),
+        (config.sums, config.rows * config.acc_width),
         *((store.vectors, store.word_width) for store in (key, value)),
         *((len(image.table), 32 + len(image.table).bit_length()),) * 2,  # ROM and table
     ]

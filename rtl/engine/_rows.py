@@ -44,7 +44,7 @@ class RowsMatvec(wiring.Component):
         self.cores = [core() for _ in range(rows)]
         ports = self.cores[0].signature.members
         self.op = ports["op_i"].signature.members["payload"].shape
-        sums = data.ArrayLayout(signed(self.cores[0].config.acc_width), rows)
+        sums = data.ArrayLayout(signed(self.cores[0].engine.acc_width), rows)
         super().__init__({
             **{name: ports[name] for name in ("op_i", "codes_i", "weights_i", "fetch_o", "moves")},
             "finals_i": In(stream.Signature(unsigned(1))),

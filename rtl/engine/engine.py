@@ -144,6 +144,11 @@ class EngineConfig(Config):
         return self.socket.product(self)
 
     @property
+    def acc_width(self) -> int:
+        """Bits of a sum of the matvec, at most 32."""
+        return self.socket.acc_width(self)
+
+    @property
     def sum_latency(self) -> int:
         """Edges from a row's last word of weights to the first cycle in which its sum is there."""
         return self.product.latency + self.socket.FRONT
@@ -183,9 +188,7 @@ class EngineConfig(Config):
 
     @property
     def rescale(self) -> RescaleConfig:
-        return RescaleConfig(
-            sum_width=self.product.acc_width, out_width=WIDTH, tag_width=self.tag_width
-        )
+        return RescaleConfig(sum_width=self.acc_width, out_width=WIDTH, tag_width=self.tag_width)
 
     @property
     def residual(self) -> ResidualConfig:
@@ -223,7 +226,7 @@ class EngineConfig(Config):
     @property
     def sampler(self) -> SamplerConfig:
         return SamplerConfig(
-            vocab=self.vocab, sum_width=self.product.acc_width, logit_width=WIDTH, fraction=8
+            vocab=self.vocab, sum_width=self.acc_width, logit_width=WIDTH, fraction=8
         )
 
     @property
@@ -510,7 +513,7 @@ class Engine(wiring.Component):
             return replay.done
         to_matvec, to_rescale = fork(m, op, [matvec.op_i, rescale.op_i], "linear")
         # Sums come while the norm's scale is still being made.
-        m.submodules.sums = sums = Queue(signed(config.product.acc_width), 16)
+        m.submodules.sums = sums = Queue(signed(config.acc_width), 16)
         m.d.comb += [
             matvec.op_i.valid.eq(to_matvec),
             matvec.op_i.p.eq(op.p),
@@ -710,7 +713,7 @@ def taps_layout(config: EngineConfig) -> data.StructLayout:
         "mantissa": unsigned(16),
         "shift": unsigned(6),
         "element_valid": 1,
-        "sum": signed(config.product.acc_width),
+        "sum": signed(config.acc_width),
         "element": signed(WIDTH),
         "target": unsigned(3),
         "head_valid": 1,

@@ -19,6 +19,7 @@ from ...rtl.engine.matvec import taking
 from ..types import Transfers
 from .integer import IntegerModel, Norm, Precision, Projection
 from .matvec import socket
+from .matvec._socket import bytes_of
 from .model import Matrix, ModelError, in_turn, rows_of
 
 if TYPE_CHECKING:
@@ -328,9 +329,4 @@ def word_bytes(config: EngineConfig) -> int:
 
 def packed_words(weights: Transfers, config: EngineConfig) -> NDArray[np.uint8]:
     """Words of weights as bytes (words, bytes), lowest first, the way the engine takes them."""
-    bits = []
-    for name, field in config.socket.word(config):
-        values = weights[name].reshape(len(weights[name]), -1, 1).astype(np.int64)
-        width = field.width // values.shape[1]
-        bits.append((values >> np.arange(width) & 1).astype(np.uint8).reshape(len(values), -1))
-    return np.packbits(np.concatenate(bits, axis=1), axis=1, bitorder="little")
+    return bytes_of(config.socket.word(config), weights)

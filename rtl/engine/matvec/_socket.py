@@ -57,7 +57,7 @@ class Socket(wiring.Component):
             "codes_i": In(stream.Signature(self.rows)),
             "weights_i": In(stream.Signature(self.word(engine))),
             "fetch_o": Out(stream.Signature(FETCH)),
-            "o": Out(stream.Signature(data.StructLayout({"sum": signed(self.config.acc_width)}))),
+            "o": Out(stream.Signature(data.StructLayout({"sum": signed(engine.acc_width)}))),
             "moves": Out(1),
         })
 
@@ -69,12 +69,17 @@ class Socket(wiring.Component):
 
     @classmethod
     def product(cls, engine: "EngineConfig") -> Any:
-        """The core's own configuration: ``acc_width`` and ``latency`` are asked of it."""
+        """The core's own configuration, whose ``latency`` is asked for."""
         raise NotImplementedError
 
     @classmethod
+    def acc_width(cls, engine: "EngineConfig") -> int:
+        """Bits of a sum."""
+        return cls.product(engine).sum_width
+
+    @classmethod
     def word(cls, engine: "EngineConfig") -> data.StructLayout:
-        """A word of weights as it comes from memory."""
+        """A word of weights as it comes from memory; it has one field."""
         raise NotImplementedError
 
     def elaborate(self, platform: Any) -> Module:
@@ -114,6 +119,16 @@ class Socket(wiring.Component):
         final = last_move(m, words.p.words, used)
         m.d.comb += words.ready.eq(used & final)
         return final
+
+
+def bytes_layout(layout: data.StructLayout) -> data.StructLayout:
+    """The bytes of a word that is a record of several fields."""
+    return data.StructLayout({"bytes": data.ArrayLayout(unsigned(8), -(-layout.size // 8))})
+
+
+def record(layout: data.StructLayout, word: Any) -> Any:
+    """The record in a word of bytes."""
+    return data.View(layout, word.as_value()[: layout.size])
 
 
 class Step(NamedTuple):

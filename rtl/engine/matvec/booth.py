@@ -41,6 +41,10 @@ class Core(Tiled):
         )
 
     @classmethod
+    def acc_width(cls, engine: "EngineConfig") -> int:
+        return cls.product(engine).acc_width
+
+    @classmethod
     def word(cls, engine: "EngineConfig") -> data.StructLayout:
         return digits_layout(engine.lanes)
 

@@ -37,6 +37,10 @@ class Core(Socket):
         )
 
     @classmethod
+    def acc_width(cls, engine: "EngineConfig") -> int:
+        return cls.product(engine).acc_width
+
+    @classmethod
     def word(cls, engine: "EngineConfig") -> data.StructLayout:
         if engine.packing == "trit5":  # the code of `base3`
             return data.StructLayout({"bytes": data.ArrayLayout(8, -(-engine.lanes // 5))})

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...types import Transfers
 from ..model import Integer, Matrix, Model, ModelError, Tensor, Ternary
@@ -87,3 +89,22 @@ def random_integers(rng: np.random.Generator, rows: int, columns: int, bits: int
     top = 1 << bits - 1
     codes = rng.integers(-top, top, (rows, columns)).astype(np.int8)
     return Integer(codes, float(rng.uniform(1, 4) / np.sqrt(columns) / top), bits)
+
+
+def widened(one: Matrix, other: Matrix) -> tuple[Matrix, Matrix]:
+    """Trits or integers of the same number of bits, that of the wider ones."""
+    bits = max(one.bits, other.bits)
+    if bits == 2:
+        return one, other
+    wide = [Integer(each.codes.astype(np.int8), each.unit, bits) for each in (one, other)]
+    return wide[0], wide[1]
+
+
+def bytes_of(layout: Any, values: Mapping[str, NDArray[np.integer]]) -> NDArray[np.uint8]:
+    """Words (words, bytes), lowest first, of a layout's fields (words, ...)."""
+    bits = []
+    for name, field in layout:
+        each = values[name].reshape(len(values[name]), -1, 1).astype(np.int64)
+        width = field.width // each.shape[1]
+        bits.append((each >> np.arange(width) & 1).astype(np.uint8).reshape(len(each), -1))
+    return np.packbits(np.concatenate(bits, axis=1), axis=1, bitorder="little")

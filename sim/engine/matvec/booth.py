@@ -8,7 +8,7 @@ import numpy as np
 from ....rtl.engine._program import Mode
 from ...types import Transfers
 from ..model import Integer, Matrix, ModelError, Ternary
-from ._socket import Socket, random_integers, random_trits
+from ._socket import Socket, random_integers, random_trits, widened
 
 
 class Packing(Socket):
@@ -23,11 +23,7 @@ class Packing(Socket):
         return matrix
 
     def together(self, one: Matrix, other: Matrix) -> tuple[Matrix, Matrix]:
-        bits = max(one.bits, other.bits)
-        if bits == 2:
-            return one, other
-        wide = [Integer(each.codes.astype(np.int8), each.unit, bits) for each in (one, other)]
-        return wide[0], wide[1]
+        return widened(one, other)
 
     def mode(self, matrix: Matrix) -> int:
         if isinstance(matrix, Ternary):

@@ -182,7 +182,7 @@ def _matrix(like: Matrix, codes: NDArray[np.integer], scale: float) -> Matrix:
 def _converted(name: str, tensor: Tensor, target: Target) -> Any:
     if name == "token_embd.weight":
         codes = integer(tensor) if isinstance(tensor, np.ndarray) else tensor
-        return Embedding(codes.codes, codes.scale)
+        return Embedding(codes.codes.astype(np.int8), codes.unit)
     if name.endswith("norm.weight"):
         return tensor
     if isinstance(tensor, np.ndarray):

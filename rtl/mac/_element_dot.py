@@ -197,16 +197,35 @@ class ElementDotConfig(Config):
         if not self.stage:
             return 0
         tree = self.tree(self.buckets[0]).latency if self.lanes > 1 else 1
-        return 1 + self.shifts + tree + ceil_log2(len(self.buckets))
+        return self.product_latency + self.shifts + tree + ceil_log2(len(self.buckets))
+
+    @property
+    def booth(self) -> BoothProductConfig:
+        """Multiplies two's complement numbers."""
+        digits = (self.b.significand + 1) // 2
+        every = 2 * digits if digits % 2 or digits == 2 else digits
+        return BoothProductConfig(
+            a_width=self.a.significand,
+            digits=digits,
+            stage=every if self.stage else 0,
+            structure="booth",
+        )
+
+    @property
+    def product_latency(self) -> int:
+        """Registers from ``a`` and ``b`` to the products."""
+        if not (self.a.signed and self.b.signed):
+            return int(self.stage > 0)
+        return self.booth.latency
 
 
 class Bucket(NamedTuple):
-    """Products of the exponents whose high bits are ``index``.
+    """Products of the exponents whose high bits are ``number``.
 
     Of their ``width`` bits the lowest ``cut`` are never used; those above count ``2**weight``.
     """
 
-    index: int
+    number: int
     weight: int
     cut: int
     width: int
@@ -267,7 +286,7 @@ class ElementDot(wiring.Component):
             acts = [value[bucket.cut : bucket.width] for value, _ in lanes]
             if not config.signed:
                 acts = [Cat(act, 0) for act in acts]
-            weights = [weight[bucket.index] for _, weight in lanes]
+            weights = [weight[bucket.number] for _, weight in lanes]
             sums.append((bucket.weight, *self._summed(m, platform, bucket, acts, weights)))
         total, pending = self._joined(m, sums)
         m.d.comb += [self.sum.eq(total), self.pending.eq(pending)]
@@ -297,6 +316,8 @@ class ElementDot(wiring.Component):
                 for value, e in ((x, config.a), (y, config.b))
             )
             product = self._product(m, platform, f"product_{lane}", x, y)
+            if config.a.signed and config.b.signed:
+                return product, {0: Const(1, 2)}
             product, sign = self._late(m, f"{lane}", product=product, sign=sign)
             return product, {0: Cat(1, sign)}
         product = self._product(m, platform, f"product_{lane}", a.significand, b.significand)
@@ -323,9 +344,8 @@ class ElementDot(wiring.Component):
         """``x * y`` in rows, each added or not inside its carry chain."""
         config = self.config
         if config.a.signed and config.b.signed:
-            digits = (len(y) + 1) // 2
-            part = BoothProduct(BoothProductConfig(a_width=len(x), digits=digits))
-            place(m, platform, name, part, a=x, b=y, enable=0)
+            part = BoothProduct(config.booth)
+            place(m, platform, name, part, a=x, b=y, enable=self.enable)
             return part.y[: config.product_width].as_signed()
         if config.b.signed or len(x) < len(y):
             x, y = y, x
@@ -356,12 +376,12 @@ class ElementDot(wiring.Component):
         if self.config.lanes == 1:
             (act,), (weight,) = acts, weights
             total = select(act.as_signed(), weight[0], weight[1])
-            return self._late(m, f"sum_{bucket.index}", total=total, pending=weight.all())
+            return self._late(m, f"sum_{bucket.number}", total=total, pending=weight.all())
         part = SelectTree(self.config.tree(bucket))
         place(
             m,
             platform,
-            f"bucket_{bucket.index}",
+            f"bucket_{bucket.number}",
             part,
             acts=Cat(acts),
             weights=Cat(weights),

@@ -14,6 +14,7 @@ from atriplex.gen.engine.story import Tally, Teller, config_for
 from atriplex.rtl.config import ConfigError
 from atriplex.rtl.engine.matvec import core, names
 from atriplex.sim.engine.engine import random_model
+from atriplex.sim.engine.generate import generate
 from atriplex.sim.engine.image import DoesNotFit, check_fit, compile_image, packed_words, word_bytes
 from atriplex.sim.engine.integer import IntegerModel
 from atriplex.sim.engine.matvec import socket
@@ -54,6 +55,34 @@ def test_a_core_gives_every_vector_of_the_golden_model(name: str) -> None:
             list(one.tell([1, 2, 3], 4, check_activations=True, tally=tally))
         one.close()
         assert tally.wrong == [] and tally.tokens == 8
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "format_"), FORMATS)
+def test_a_core_takes_each_of_its_formats(name: str, format_: str) -> None:
+    config = engine(name, weights=format_)
+    one, tally = Teller(compiled(config, 4), config), Tally()
+    list(one.tell([1, 2, 3], 6, check_activations=True, tally=tally))
+    one.close()
+    assert tally.wrong == [] and tally.tokens == 6
+
+
+def test_two_blocks_of_a_word_have_powers_of_their_own() -> None:
+    config = engine("mx", lanes=64, weights="mxint4")
+    one, tally = Teller(compiled(config, 4), config), Tally()
+    list(one.tell([1, 2, 3], 6, check_activations=True, tally=tally))
+    one.close()
+    assert tally.wrong == [] and tally.tokens == 6
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_ternary_model_tells_the_same_through_each_core(name: str) -> None:
+    """The golden model of the engine with that core, not of the model as it was."""
+    drawn = random_model(SIZES, np.random.default_rng(3))
+    plain = IntegerModel.compile(drawn)
+    for format_ in core(name).FORMATS:
+        model = IntegerModel.compile(socket(engine(name, weights=format_)).model(drawn))
+        assert list(generate(model, [1, 2], 10)) == list(generate(plain, [1, 2], 10))
 
 
 @pytest.mark.parametrize("name", names())
@@ -107,9 +136,7 @@ def test_a_core_and_its_packing_say_what_they_take(name: str) -> None:
 
 
 def test_formats_that_no_core_takes_are_named() -> None:
-    with pytest.raises(
-        ConfigError, match="must be one of ternary with ternary, not 'int8'"
-    ):
+    with pytest.raises(ConfigError, match="must be one of ternary with ternary, not 'int8'"):
         engine("ternary", weights="int8")
     with pytest.raises(ConfigError, match=r"matvec must be one of .*booth.*, not 'both'"):
         engine("both")

@@ -183,13 +183,13 @@ class Coded:
         return format_named(self.element).width
 
     @functools.cached_property
-    def codes(self) -> NDArray[np.int32]:
+    def codes(self) -> NDArray[np.int64]:
         """The values as integers, in units of ``scale`` times the format's smallest step."""
         element = format_named(self.element)
         whole = decode(element, self.elements) * 2.0 ** -step_of(element)
         inputs = self.elements.shape[1]
         powers = np.repeat(self.exponents, self.block or inputs, axis=1)[:, :inputs]
-        return whole.astype(np.int32) << powers.astype(np.int32)
+        return whole.astype(np.int64) << powers
 
     @property
     def unit(self) -> float:
@@ -214,11 +214,11 @@ class Dual:
     format = "fdb"
 
     @functools.cached_property
-    def codes(self) -> NDArray[np.int32]:
+    def codes(self) -> NDArray[np.int64]:
         """The values in units of ``scale``."""
         factors = np.repeat(self.alphas, self.group, axis=2)[..., : self.planes.shape[2]]
-        factors = factors.astype(np.int32)
-        return (factors * self.planes).sum(axis=0, dtype=np.int32)
+        factors = factors.astype(np.int64)
+        return (factors * self.planes).sum(axis=0)
 
     @property
     def unit(self) -> float:

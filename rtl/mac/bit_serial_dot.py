@@ -49,7 +49,7 @@ class BitSerialDotConfig(Config):
 
     @property
     def sum_width(self) -> int:
-        """Bits that hold ``max_k`` products of magnitude below ``2**(act_width + max_bits - 1)``."""
+        """Bits that hold ``max_k`` products below ``2**(act_width + max_bits - 1)``."""
         return self.act_width + self.max_bits + ceil_log2(self.max_k)
 
     @property

@@ -28,6 +28,21 @@ def sums(terms: NDArray, given: Transfers) -> NDArray:
     return upto[ends + 1] - upto[starts]
 
 
+def so_far(flags: NDArray, given: Transfers) -> Ints:
+    """How many of the ``flags`` are set from a run's second transfer to each one of it."""
+    last = given["last"].astype(bool)
+    opens = given["first"].astype(bool) | np.append(True, last[:-1])
+    upto = np.cumsum(np.where(opens, 0, flags))
+    return upto - np.maximum.accumulate(np.where(opens, upto, 0))
+
+
+def to_come(flags: NDArray, given: Transfers) -> Ints:
+    """How many of the ``flags`` are set behind each transfer of a finished run; others get any."""
+    number, (_, ends) = so_far(flags, given), bounds(given)
+    run = np.searchsorted(ends, np.arange(len(number)))
+    return np.maximum(np.append(number[ends], 0)[run] - number, 0)
+
+
 def wrapped(values: NDArray, bits: int | Ints) -> NDArray:
     """The low ``bits`` of ``values`` as two's complement numbers."""
     half = np.left_shift(np.ones((), values.dtype), np.asarray(bits) - 1)

@@ -31,7 +31,9 @@ class BitSliceDotConfig(Config):
     lanes: int = param(64, "weights in a transfer, a power of two", ge=2, le=1024)
     act_width: int = param(8, "bits of one signed activation", ge=2, le=16)
     weight_width: int = param(8, "bits of one signed weight", ge=3, le=16)
-    split: int = param(4, "bits of a weight's upper slice; the lower has the others", ge=2, le=8)
+    split: int = param(
+        4, "bits of a weight's upper slice; the lower one has the others", ge=2, le=8
+    )
     augment: bool = param(True, "drafts from the centre of an upper slice's range")
     max_k: int = param(4096, "most weights of one sum", ge=2, le=1 << 20)
     stage: int = param(2, "adder levels between pipeline registers; 0 for none", ge=0, le=12)

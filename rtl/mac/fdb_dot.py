@@ -61,7 +61,7 @@ class FdbDotConfig(Config):
 
     @property
     def sum_width(self) -> int:
-        """Bits of a sum, the largest being ``max_k * 2**(act_width + scale_width - 1)``."""
+        """Bits that hold the largest sum, ``max_k * 2**(act_width + scale_width - 1)``."""
         return self.act_width + self.scale_width + self.max_k.bit_length()
 
     @property

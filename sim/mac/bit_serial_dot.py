@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .._runs import bounds, marks, one, sums, wrapped
+from .._runs import marks, one, so_far, sums, to_come, wrapped
 from ..types import Streams
 
 if TYPE_CHECKING:
@@ -70,29 +70,17 @@ def stimulus(config: "BitSerialDotConfig", rng: np.random.Generator, transfers: 
         plane[run] = np.arange(run.stop - run.start) % count == 0
         sign[run] = signs[index]
         at = run.stop
-    number = _numbers(plane, framing)
+    number = so_far(plane, framing)
     framing["last"] |= number >= config.max_bits - 1 + (np.arange(transfers) < at)
     return {"i": {"acts": acts, "bits": bits, "plane": plane, "sign": sign, **framing}}
-
-
-def _numbers(plane: Ints, framing: dict[str, Ints]) -> Ints:
-    """For each transfer how many planes of its run came before its own."""
-    last = framing["last"].astype(bool)
-    opens = framing["first"].astype(bool) | np.append(True, last[:-1])
-    upto = np.cumsum(np.where(opens, 0, plane))
-    return upto - np.maximum.accumulate(np.where(opens, upto, 0))
 
 
 def golden(config: "BitSerialDotConfig", inputs: Streams) -> Streams:
     """Exact: every transfer times the power of two of its plane."""
     i = inputs["i"]
     terms = np.einsum("nk,nk->n", i["acts"].astype(np.int64), i["bits"].astype(np.int64))
-    numbers = _numbers(i["plane"], i)
-    if config.order == "msb":
-        _, ends = bounds(i)
-        run = np.searchsorted(ends, np.arange(len(numbers)))  # that this transfer is in
-        numbers = np.append(numbers[ends], 0)[run] - numbers
-    terms = np.where(i["sign"] == 1, -terms, terms) << np.maximum(numbers, 0)
+    number = so_far(i["plane"], i) if config.order == "lsb" else to_come(i["plane"], i)
+    terms = np.where(i["sign"] == 1, -terms, terms) << number
     return {"o": {"sum": wrapped(sums(terms, i), config.sum_width)}}
 
 

@@ -208,7 +208,7 @@ class FloatAccumulate(wiring.Component):
                 acc_nan.eq(nan),
                 acc_infinite.eq(infinite | too_large),
                 acc_sign.eq(Mux(infinite, infinite_sign, large_sign & exact)),
-                acc_top.eq(new_top),
+                acc_top.eq(Mux(exact, new_top, 1)),  # zero hides no smaller term
                 acc_size.eq(Mux(over, rounded[1:], rounded[:SIGNIFICAND])),
             ]
         field = Mux(acc_size[-1], acc_top, 0)[:8]
@@ -238,7 +238,7 @@ def exponent_width(low: int, high: int) -> int:
     return max(low.bit_length() if low >= 0 else (~low).bit_length(), high.bit_length()) + 1
 
 
-def normalised(m: Module, name: str, value, limit=None):
+def normalised(m: Module, name: str, value, limit: Any = None):
     """``value`` shifted left until its top bit is set, by at most ``limit``; and how far."""
     width = len(value)
     zeros, left = [], limit

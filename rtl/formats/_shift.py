@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shifters in logarithmic stages, each a multiplexer per bit."""
+
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+
+
+def normalised(
+    m: Module, name: str, value, most: int | None = None, fill: Any = 0
+) -> tuple[Value, Value]:
+    """``value`` shifted left until its highest bit is set, and by how much; ``fill`` comes in.
+
+    Each stage tests as many of the highest bits as it shifts by, so there is no count of zeros
+    beside the shifter.  ``most`` is the longest shift there may be, which is one less than the
+    width for a value that is not 0.
+    """
+    width, count = len(value), []
+    for stage in reversed(range((width - 1 if most is None else most).bit_length())):
+        step = 1 << stage
+        none, after = Signal(name=f"{name}_none_{step}"), Signal(width, name=f"{name}_{step}")
+        moved = Cat(Value.cast(fill).replicate(step), value[: width - step])
+        m.d.comb += [
+            none.eq(~value[width - step :].any()),
+            after.eq(Mux(none, moved, value)),
+        ]
+        value = after
+        count.insert(0, none)
+    return value, Cat(count)
+
+
+def shifted_right(m: Module, name: str, value, amount, most: int, fill: Any = 0, sticky: Any = 0):
+    """``value`` shifted right by ``amount``, which is at most ``most``; ``fill`` comes in.
+
+    With it comes whether any bit that left was set, or ``sticky`` was.
+    """
+    width = len(value)
+    lost = Signal(name=f"{name}_sticky_in")
+    m.d.comb += lost.eq(sticky)
+    for stage in reversed(range(most.bit_length())):
+        step, by = 1 << stage, amount[stage]
+        reach = min(step, width)
+        after = Signal(width, name=f"{name}_{step}")
+        gone = Signal(name=f"{name}_sticky_{step}")
+        moved = Cat(value[reach:], Value.cast(fill).replicate(reach))
+        m.d.comb += [
+            after.eq(Mux(by, moved, value)),
+            gone.eq(lost | (by & value[:reach].any())),
+        ]
+        value, lost = after, gone
+    return value, lost
+
+
+def cut(value, width: int) -> tuple[Value, Value]:
+    """The highest ``width`` bits of ``value``, with zeros below if it is shorter; any bit below."""
+    spare = len(value) - width
+    if spare <= 0:
+        return Cat(Const(0, -spare), value), Const(0, 1)
+    return value[spare:], value[:spare].any()
+
+
+def late(m: Module, stage: int, enable, name: str, value) -> Signal:
+    """``value`` as a signal of its own, behind a register with ``stage``."""
+    x = Signal(len(value), name=f"x_{name}", reset_less=True)
+    if stage:
+        with m.If(enable):
+            m.d.sync += x.eq(value)
+    else:
+        m.d.comb += x.eq(value)
+    return x

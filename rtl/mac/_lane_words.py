@@ -78,20 +78,18 @@ def taken_apart(m: Module, platform: Any, name: str, word: Any, modes: Modes, ga
     for lane in range(4):
         nibble = word.word_select(lane, 4)
         size = named(Mux(nibble[3], -nibble[:3], nibble[:3]), f"size_{lane}", 3)
-        # posit(4,1): 1 to 7 stand for 2**-4, -2, -1, 0, 1, 2, 4; FP4: exponent 0 to 3 for 0, 0, 1, 2.
+        # Scales, counted from the lowest: of posit(4,1) 1 to 7 have 0, 2, 3, 4, 5, 6, 8; of FP4
+        # exponents 0 to 3 have 0, 0, 1, 2.
         posit = Mux(size == 7, 8, Mux(size == 1, 0, size))
-        scale = Cat(posit[:4]) & p4.replicate(4) | Cat(
-            nibble[2] & ~nibble[1], nibble[2] & nibble[1], Const(0, 2)
-        ) & f4.replicate(4)
+        fp4 = Cat(nibble[2] & ~nibble[1], nibble[2] & nibble[1], Const(0, 2))
+        scale = Mux(p4, posit[:4], fp4) if _any(modes, "posit4_1") else fp4
         set_.append(named(nibble[:3].any() & p4, f"set_{lane}"))
         nars.append(nibble[3] & ~nibble[:3].any() & p4)
         if lane == 0:
-            low = small[0] & p8.replicate(4)
-            scale = Cat(scale | low, low[3])
+            scale = Mux(p8, Cat(small[0], small[0][3]), Cat(scale, Const(0, 1)))
         elif lane == 3:
-            high = small[1] & p8.replicate(4)
-            whole = scale_16 & p16.replicate(6)
-            scale = Cat(scale | high, high[3], high[3]) | whole
+            high = Cat(small[1], small[1][3].replicate(2))
+            scale = Mux(p16, scale_16, Mux(p8, high, Cat(scale, Const(0, 2))))
         else:
             scale = Cat(scale, Const(0, 1))
         scales.append(named(scale, f"scale_{lane}"))

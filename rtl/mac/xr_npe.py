@@ -15,7 +15,7 @@ from .._once import place
 from .._runs import run_pipeline
 from ..config import Config, param
 from ._lane_align import BLOCK, adder_of, enables, lane_of, read_bits, rotated
-from ._lane_product import lane_products
+from ._lane_product import LaneArray
 from ._lane_words import taken_apart
 from ._modes import LANES, Modes, any_bit
 
@@ -34,6 +34,7 @@ class XrNpeConfig(Config):
     pipeline: int = param(
         3, "registers before the accumulator: 2 multiplied, aligned; 3 and decoded", ge=2, le=3
     )
+    rows: int = param(0, "rows of the multiplier between more registers; 0 for none", ge=0, le=13)
     gate: bool = param(True, "parts that a mode does not use get zeros")
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -81,7 +82,14 @@ class XrNpeConfig(Config):
     @property
     def latency(self) -> int:
         """Cycles from the last transfer of a run to the first that its sums are offered."""
-        return self.pipeline + 1
+        rows = LaneArray(self.names).rows
+        breaks = [row for row in rows if self.breaks_after(row)]
+        return self.pipeline + len(breaks) + 1
+
+    def breaks_after(self, row: int) -> bool:
+        """Whether there is a register behind a row of the multiplier."""
+        rows = LaneArray(self.names).rows
+        return bool(self.rows) and (row + 1) % self.rows == 0 and row in rows and row < max(rows)
 
 
 class XrNpe(wiring.Component):
@@ -169,12 +177,12 @@ class XrNpe(wiring.Component):
             """``values`` through a register each, and with them what every stage needs."""
             nonlocal stage, mode, modes, ends
             stage += 1
-            late = []
+            late = {}
             for name, value in {**values, "mode": mode, "last": ends}.items():
-                late.append(Signal(len(value), name=f"x_{name}_{stage}", reset_less=True))
+                late[name] = Signal(len(value), name=f"x_{name}_{stage}", reset_less=True)
                 with m.If(run.enable):
-                    m.d.sync += late[-1].eq(value)
-            *late, mode, ends = late
+                    m.d.sync += late[name].eq(value)
+            mode, ends = late.pop("mode"), late.pop("last")
             modes = self._modes(m, stage, mode)
             return late
 
@@ -185,28 +193,58 @@ class XrNpe(wiring.Component):
         signs = Cat(x ^ y for x, y in zip(a.signs, b.signs, strict=True))
         ones = Cat(x & y for x, y in zip(a.set_, b.set_, strict=True))
         nars = Cat(x | y for x, y in zip(a.nars, b.nars, strict=True))[: config.lanes]
-        factors, scales = [a.significands, b.significands], [a.scales, b.scales]
+        scales = [Cat(a.scales), Cat(b.scales)]
+        widths = [len(scale) for scale in a.scales]
+        array, factor = LaneArray(config.names), b.significands
+        masks = array.masks(modes)
+        columns = array.needed()
         if config.pipeline > 2:
-            *factors, low, high, signs, ones, nars = stepped(
-                a=factors[0],
-                b=factors[1],
-                a_scales=Cat(scales[0]),
-                b_scales=Cat(scales[1]),
+            # Columns are cleared in their registers, which costs no LUT.
+            array.columns = {
+                c: Signal(name=f"x_column_{n}", reset_less=True) for n, c in enumerate(columns)
+            }
+            for c, x in array.columns.items():
+                with m.If(run.enable):
+                    m.d.sync += x.eq(a.significands[c.at])
+                    with m.If(~masks[c] if c in masks else 0):
+                        m.d.sync += x.eq(0)
+            factor, *scales, signs, ones, nars = stepped(
+                factor=factor,
+                a_scales=scales[0],
+                b_scales=scales[1],
                 signs=signs,
                 ones=ones,
                 nars=nars,
-            )
-            scales = [self._split(x, [len(scale) for scale in a.scales]) for x in (low, high)]
+            ).values()
+        else:
+            for n, c in enumerate(columns):
+                array.columns[c] = Signal(name=f"column_{n}")
+                m.d.comb += array.columns[c].eq(a.significands[c.at] & masks.get(c, 1))
 
-        product = lane_products(m, platform, *factors, modes)
+        for row in array.rows:
+            array.add(m, platform, row, factor[row])
+            if config.breaks_after(row):
+                late = stepped(
+                    **array.state(row + 1),
+                    factor=Cat(Const(0, row + 1), factor[row + 1 :]),
+                    a_scales=scales[0],
+                    b_scales=scales[1],
+                    signs=signs,
+                    ones=ones,
+                    nars=nars,
+                )
+                array.resume(row + 1, late)
+                factor, *scales, signs, ones, nars = list(late.values())[-6:]
+        product = array.product
         if not config.gate and "posit4_1" in config.names:
             product = product & (~modes.is_["posit4_1"]).replicate(len(product))
+        rows = [self._split(row, widths) for row in scales]
         adders = sorted({
             adder_of(f, lane_of(f, quarter)) for f in config.names for quarter in range(4)
         })
         sums = []
         for adder in adders:
-            x, y = (row[adder] for row in scales)
+            x, y = (row[adder] for row in rows)
             wide = 7 if "posit16_1" in config.names and adder == 3 else 5
             total = Signal(wide, name=f"sum_{adder}")
             m.d.comb += total.eq(x.as_signed() + y.as_signed())
@@ -214,7 +252,7 @@ class XrNpe(wiring.Component):
         widths = [len(total) for total in sums]
         product, joined, signs, ones, nars = stepped(
             product=product, sums=Cat(sums), signs=signs, ones=ones, nars=nars
-        )
+        ).values()
         sums = dict(zip(adders, self._split(joined, widths), strict=True))
 
         # A posit(4,1) product is a 1 in the lowest bit of its lane's byte.
@@ -239,7 +277,7 @@ class XrNpe(wiring.Component):
             blocks=Cat(enables(m, sums, config.quarter, modes)),
             inverts=Cat(inverts),
             nars=nars,
-        )
+        ).values()
 
         acc, nar = Signal(4 * config.quarter, reset_less=True), Signal.like(nars, reset_less=True)
         total = self._added(m, platform, acc, window, live, blocks, inverts, modes)

@@ -7,26 +7,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ADD_SELECT = ["a", "b", "carry", "enable", "invert", "y"]
+PORTS = ["a", "b", "carry", "enable", "invert", "y"]
 
 
 def select_adders(text: str) -> dict[str, int]:
-    """Modules ``add_select*`` in Verilog ``text`` with the ports of that cell, and their widths."""
+    """Modules ``add_select*`` and ``add_mask*`` in Verilog ``text`` with the ports of these cells,
+    and their widths."""
     found = {}
     for name, ports, body in re.findall(
-        r"^module (add_select\w*)\(([\w\s,]*)\);(.*?)^endmodule", text, re.MULTILINE | re.DOTALL
+        r"^module (add_(?:select|mask)\w*)\(([\w\s,]*)\);(.*?)^endmodule",
+        text,
+        re.MULTILINE | re.DOTALL,
     ):
         width = re.search(r"\binput\s+(?:\[(\d+):0\]\s*)?b;", body)
-        if width and sorted(port.strip() for port in ports.split(",")) == ADD_SELECT:
+        if width and sorted(port.strip() for port in ports.split(",")) == PORTS:
             found[name] = int(width[1] or 0) + 1
     return found
 
 
 def technology_map(adders: dict[str, int]) -> str:
     """A map for the ``techmap`` pass of yosys from these modules to carry chains."""
-    template = (Path(__file__).parent / "ecp5_add_select.v").read_text()
+    folder = Path(__file__).parent
+    select, mask = ((folder / f"ecp5_add_{kind}.v").read_text() for kind in ("select", "mask"))
     return "".join(
-        template.replace("module NAME", f"module {name}").replace("W = WIDTH", f"W = {width}")
+        (mask if name.startswith("add_mask") else select)
+        .replace("module NAME", f"module {name}")
+        .replace("W = WIDTH", f"W = {width}")
         for name, width in sorted(adders.items())
     )
 

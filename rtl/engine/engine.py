@@ -151,7 +151,7 @@ class EngineConfig(Config):
     @property
     def sum_latency(self) -> int:
         """Edges from a row's last word of weights to the first cycle in which its sum is there."""
-        return self.product.latency + self.socket.FRONT
+        return self.socket.latency(self)
 
     @property
     def norm(self) -> RmsNormConfig:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The matrix-vector socket: codes and weights in, sums out, one an output row."""
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -8,7 +9,9 @@ from amaranth.hdl import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from ..._pipeline import Pipeline
 from ..._streams import Queue, Widen, fork, last_move
+from ..._tree import reduce_tree
 from ...mac._vectors import Vectors
 from .._feed import FETCH
 from .._program import MODE
@@ -69,13 +72,18 @@ class Socket(wiring.Component):
 
     @classmethod
     def product(cls, engine: "EngineConfig") -> Any:
-        """The core's own configuration, whose ``latency`` is asked for."""
+        """The core's own configuration."""
         raise NotImplementedError
 
     @classmethod
     def acc_width(cls, engine: "EngineConfig") -> int:
         """Bits of a sum."""
         return cls.product(engine).sum_width
+
+    @classmethod
+    def latency(cls, engine: "EngineConfig") -> int:
+        """Edges from a row's last word of weights to the first cycle in which its sum is there."""
+        return cls.product(engine).latency + cls.FRONT
 
     @classmethod
     def word(cls, engine: "EngineConfig") -> data.StructLayout:
@@ -129,6 +137,18 @@ def bytes_layout(layout: data.StructLayout) -> data.StructLayout:
 def record(layout: data.StructLayout, word: Any) -> Any:
     """The record in a word of bytes."""
     return data.View(layout, word.as_value()[: layout.size])
+
+
+FAN_IN = 4
+"""Terms that are added between registers."""
+
+
+def tree_latency(terms: int) -> int:
+    """Registers of a sum of so many terms."""
+    count = 1
+    while (terms := -(-terms // FAN_IN)) > 1:
+        count += 1
+    return count
 
 
 class Step(NamedTuple):
@@ -234,6 +254,30 @@ class Tiled(Socket):
                 x.word.eq(self.weights_i.p),
             ]
         return x
+
+    def _added(self, m: Module, source: Any, terms: list[Any], shape: Any) -> Any:
+        """Sum of the ``terms`` of a stream's transfers, which become those of the socket."""
+        latency = tree_latency(len(terms))
+        m.submodules.added = pipeline = Pipeline(latency)
+        m.d.comb += [
+            pipeline.i_valid.eq(source.valid),
+            source.ready.eq(pipeline.i_ready),
+            self.o.valid.eq(pipeline.o_valid),
+            pipeline.o_ready.eq(self.o.ready),
+        ]
+        for stage in range(latency):
+            sums = [
+                reduce_tree(operator.add, terms[at : at + FAN_IN])
+                for at in range(0, len(terms), FAN_IN)
+            ]
+            terms = [
+                Signal(shape, name=f"x_added_{stage}_{n}", reset_less=True)
+                for n in range(len(sums))
+            ]
+            with m.If(pipeline.enable):
+                m.d.sync += [term.eq(total) for term, total in zip(terms, sums, strict=True)]
+        (total,) = terms
+        return total
 
     def _joined(self, m: Module, core: Any, x: Step) -> None:
         """The core's stream ``i`` moves with the steps, its sums are the socket's."""

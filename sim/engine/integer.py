@@ -44,6 +44,7 @@ from ..vector.rescale import rescale
 from ..vector.residual import added
 from ..vector.rms_norm import norm_quantise
 from ..vector.softmax import CHANCE_BITS, Softmax, log2
+from .activations import activation_values
 from .model import Embedding, Matrix, Model, ModelConfig, ModelError
 from .reference import check_tokens
 
@@ -139,12 +140,14 @@ class Norm:
 class Projection:
     """Weights, and the scale from ``sum * norm scale`` to the output's fixed point.
 
-    ``columns`` are the codes transposed, in a float type in which every sum is exact.
+    ``columns`` are the codes transposed, in a float type in which every sum is exact;
+    ``activations`` is what int8 codes become before they are multiplied, from -128 on, or None.
     """
 
     weights: Matrix
     columns: NDArray[np.floating]
     scale: Scale
+    activations: Ints | None = None
 
     @property
     def codes(self) -> NDArray[np.integer]:
@@ -443,6 +446,8 @@ def project(
 
     The two scales are multiplied and normalised to 16 bits first, once a token.
     """
+    if weight.activations is not None:
+        codes = weight.activations[codes + 128]
     sums = (codes.astype(weight.columns.dtype) @ weight.columns).astype(np.int64)
     out = rescale(sums, scale, weight.scale, bits)
     note[f"{name}.sums"], note[f"{name}.out"] = sums, out
@@ -490,19 +495,22 @@ def _plain(width: int, p: Precision) -> Norm:
 def _projection(weight: Matrix, scale: float, norm: Norm, name: str) -> Projection:
     """``scale`` is that of the weights over the unit of the outputs."""
     inputs = weight.codes.shape[1]
+    values, gain = activation_values(getattr(weight, "activations", "int8"))
+    scale /= gain
     real = scale * math.sqrt(inputs) / 127 * 2.0 ** (norm.drop - norm.fraction)
     # The norm's scale is at most the largest gain, that of a plain vector at most 4; the product
     # must leave a shift to the right, and the hardware has 6 bits for each.
-    most = 4.0 if norm.plain else int(np.abs(norm.gain).max()) * 2.0**-norm.drop
-    if not real * most < 1 << 14:
+    largest_scale = 4.0 if norm.plain else int(np.abs(norm.gain).max()) * 2.0**-norm.drop
+    if not real * largest_scale < 1 << 14:
         raise ModelError(f"the scale of {name} is too large for its fixed point")
     if real and not real >= 2.0**-47:
         raise ModelError(f"the scale of {name} is too small for its fixed point")
-    largest = 127 * int(np.abs(weight.codes.astype(np.int64)).sum(axis=1).max(initial=0))
+    most = 127 if values is None else int(np.abs(values).max())
+    largest = most * int(np.abs(weight.codes.astype(np.int64)).sum(axis=1).max(initial=0))
     if largest >= 1 << 31:
         raise ModelError(f"sums of {name} reach {largest}, which int32 does not hold")
     columns = np.ascontiguousarray(weight.codes.T.astype(_exact(largest)))
-    return Projection(weight, columns, scale_of(real))
+    return Projection(weight, columns, scale_of(real), values)
 
 
 def _residual_unit(table: Embedding, p: Precision) -> tuple[int, float]:

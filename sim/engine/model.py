@@ -167,7 +167,9 @@ class Coded:
 
     ``elements`` (outputs, inputs) are codes of the ``element`` format and ``exponents`` (outputs,
     blocks) the powers, not negative: ``value = element * 2**exponent * scale``.  A ``block`` is of
-    so many inputs, 0: of all.  ``format`` is what the whole is called, such as ``mxfp4``.
+    so many inputs, 0: of all.  ``format`` is what the whole is called, such as ``mxfp4``.  Int8
+    activations that it is multiplied with become values of the format ``activations``, see
+    :mod:`.activations`.
     """
 
     format: str
@@ -176,6 +178,7 @@ class Coded:
     exponents: NDArray[np.uint8]
     scale: float
     block: int = 0
+    activations: str = "int8"
 
     @property
     def bits(self) -> int:

@@ -178,6 +178,11 @@ def truth_table(function: str, inputs: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(_value(term, dict(zip(inputs, row, strict=True))) for row in rows)
 
 
+def expression(function: str) -> tuple:
+    """A Liberty expression as a tree: ``(pin,)``, ``("!", a)``, ``("&", a, b)``; or ValueError."""
+    return _Expression(function).tree()
+
+
 # How groups nest; no recursion in regular expressions, so the depth has an end.
 def _balanced(depth: int) -> str:
     inner = "" if depth == 0 else rf"|{_balanced(depth - 1)}"

@@ -382,6 +382,41 @@ def asic(
 
 
 @app.command()
+def compare(
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help="a family of blocks, as mac")],
+    board: Annotated[str, typer.Option(metavar="NAME", help="board, as ulx3s-85f")] = "ulx3s-85f",
+    library: Annotated[
+        str, typer.Option(metavar="NAME", help="cell library, as osu018")
+    ] = "osu018",
+    block: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="these blocks alone; repeat it")
+    ] = None,
+    dsp: Annotated[bool, typer.Option("--dsp", help="the board's multipliers may be used")] = False,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Blocks of a family at the same throughput: LUTs, area, clock, energy, and what it costs the
+    shipped model; table, JSON and a picture."""
+    from ..asic.library import library as find_library
+    from ..fpga import boards
+    from .compare import costs, report
+
+    chosen = costs.entries(family, block or ())
+    wanted, cells = boards.board(board), find_library([library])
+    folder = out or Path("out", f"compare-{family}")
+    with progress(json) as stage:
+        rows = list(costs.rows(chosen, wanted, cells, dsp=dsp, progress=stage))
+    missing = report.write(rows, folder, family, wanted.name, cells.name)
+    if json:
+        say_json(rows)
+    else:
+        table(*report.shown(rows))
+        print(f"report: {folder / 'report.md'}")
+    if missing:
+        note(missing)
+
+
+@app.command()
 def run(
     model: Annotated[
         str,

@@ -34,16 +34,32 @@ def param(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """Parameters with which a block is compared with others, and what it multiplies then.
+
+    ``weights`` and ``activations`` are names of formats; ``products`` multiply-accumulates a cycle,
+    on average over a long run.
+    """
+
+    weights: str
+    activations: str
+    products: float
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Base of all block parameters; fields are made with :func:`param`.
 
     ``presets`` names sets of values that differ from the defaults; ``papers`` names the sources.
-    Both are literals, so that listing blocks need not import them.
+    Both are literals, so that listing blocks need not import them.  ``rates`` are what
+    ``atriplex compare`` sets side by side.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}}
     papers: ClassVar[tuple[str, ...]] = ()
+    rates: ClassVar[tuple[Rate, ...]] = ()
 
     def __post_init__(self) -> None:
         types, wrong = typing.get_type_hints(type(self)), []

@@ -40,7 +40,7 @@ from ...rtl.formats._formats import (
 )
 from ...sim.engine.model import Coded, Dual, Integer, Ternary
 from ...sim.formats import blocks
-from ...sim.formats.codec import decode, encode
+from ...sim.formats.codec import decode, encode, step_of
 from ...sim.formats.dual import binarise, fit
 from .checkpoint import Checkpoint, Tensor
 
@@ -145,23 +145,27 @@ def blocked(matrix: NDArray[np.float32], name: str) -> Coded:
 
 def elements(matrix: NDArray[np.float32], name: str) -> Coded:
     """Codes of a number format, and one scale."""
+    codes, scale = nearest(matrix, name)
+    exponents = np.zeros((len(matrix), 1), np.uint8)
+    found = Coded(name, name, codes.astype(np.uint16), exponents, scale)
+    if not _fits(found):
+        raise QuantiseError(f"sums of {name} with int8 activations need more than int32's 32 bits")
+    return found
+
+
+def nearest(matrix: NDArray[np.float32], name: str) -> tuple[NDArray[np.int64], float]:
+    """Codes of a number format with the scale, of those tried, that has the least squared error."""
     format_ = format_named(name)
     peak = _peak(matrix)
-    top = _top(format_)
     wide = matrix.astype(np.float64)
-    best, least = None, np.inf
-    for scale in peak / top * 2.0 ** np.linspace(0, -4, SCALES) if peak else [1.0]:
+    best, least = (encode(format_, np.zeros(matrix.shape)), 1.0), np.inf
+    for scale in peak / _top(format_) * 2.0 ** np.linspace(0, -4, SCALES) if peak else [1.0]:
         scale = float(np.float32(scale)) or 1.0
         codes = encode(format_, wide / scale)
         error = float(np.square(decode(format_, codes) * scale - wide).sum())
         if error < least:
             best, least = (codes, scale), error
-    assert best
-    exponents = np.zeros((len(matrix), 1), np.uint8)
-    found = Coded(name, name, best[0].astype(np.uint16), exponents, best[1])
-    if not _fits(found):
-        raise QuantiseError(f"sums of {name} with int8 activations need more than int32's 32 bits")
-    return found
+    return best
 
 
 def _top(format_: Format) -> float:
@@ -174,8 +178,16 @@ def _top(format_: Format) -> float:
 
 
 def _fits(matrix: Coded) -> bool:
-    sums = 127 * np.abs(matrix.codes.astype(np.int64)).sum(axis=1)
+    if bits_of(format_named(matrix.element)) > 40:
+        return False
+    sums = 127 * np.abs(matrix.codes).sum(axis=1)
     return int(sums.max(initial=0)) < 1 << 31
+
+
+def bits_of(format_: Format) -> int:
+    """Bits of the largest value in units of the smallest step."""
+    real = decode(format_, np.arange(1 << format_.width))
+    return int(np.abs(real[np.isfinite(real)]).max() * 2.0 ** -step_of(format_)).bit_length()
 
 
 def dual(matrix: NDArray[np.float32]) -> Dual:

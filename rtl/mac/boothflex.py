@@ -14,7 +14,7 @@ from amaranth.utils import ceil_log2
 from .._add_select import AddSelect, AddSelectConfig, accumulated, add_carry
 from .._once import place
 from .._runs import run_pipeline
-from ..config import Config, param
+from ..config import Config, Rate, param
 from ._booth import digit, doubled
 from ._select_tree import SelectTree, SelectTreeConfig
 
@@ -43,6 +43,14 @@ class BoothflexConfig(Config):
     papers: ClassVar[tuple[str, ...]] = (
         "VitaLLM, arXiv 2604.27396",
         "VitaLLM, arXiv 2605.00320",
+    )
+
+    rates: ClassVar[tuple[Rate, ...]] = (
+        Rate("int8", "int8", 32, {"pes": 32, "ternary": False}),
+        Rate(
+            *("int4", "int8", 32),
+            {"pes": 32, "ternary": False, "b_width": 4, "digits_per_cycle": 2},
+        ),
     )
 
     def faults(self) -> Iterator[str]:

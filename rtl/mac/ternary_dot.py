@@ -12,7 +12,7 @@ from amaranth.utils import ceil_log2
 
 from .._once import place
 from .._pipeline import Pipeline
-from ..config import Config, param
+from ..config import Config, Rate, param
 from ._select_tree import SELECTS, SelectTree, SelectTreeConfig
 
 
@@ -38,6 +38,8 @@ class TernaryDotConfig(Config):
         "VitaLLM, arXiv 2604.27396",
         "BitNet b1.58, arXiv 2402.17764",
     )
+
+    rates: ClassVar[tuple[Rate, ...]] = (Rate("ternary", "int8", 32, {"lanes": 32}),)
 
     def faults(self) -> Iterator[str]:
         if self.lanes & (self.lanes - 1):

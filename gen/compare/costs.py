@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cost of blocks that multiply and accumulate, per product a cycle: LUTs, area, clock, energy."""
+
+import importlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...rtl import interface
+from ...rtl.config import Rate
+from ...rtl.errors import AtriplexError, unknown
+from .. import blocks
+from ..blocks import Block
+from ..verilog import Design, emit
+
+Progress = Callable[[str], None]
+Row = dict[str, Any]
+RUNS = 128
+TARGET_MHZ = 100.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A block with the parameters of one of its rates."""
+
+    block: Block
+    rate: Rate
+
+    @property
+    def design(self) -> Design:
+        return emit(self.block, self.block.config.of(self.rate.values))
+
+
+def entries(family: str, only: Sequence[str] = ()) -> list[Entry]:
+    """All rates of a family's blocks, or those of the blocks named."""
+    found = [block for block in blocks.found().values() if block.family == family]
+    rated = {block.name: block.config.rates for block in found if block.config.rates}
+    families = sorted({block.family for block in blocks.found().values() if block.config.rates})
+    if family not in families:
+        raise AtriplexError(unknown("family with blocks to compare", family, families))
+    for name in only:
+        if name not in rated:
+            raise AtriplexError(unknown("block to compare", name, rated))
+    return [
+        Entry(block, rate)
+        for block in found
+        if block.name in (only or rated)
+        for rate in block.config.rates
+    ]
+
+
+def rows(
+    chosen: Sequence[Entry],
+    board: Any,
+    library: Any,
+    *,
+    dsp: bool = False,
+    progress: Progress = lambda what: None,
+) -> Iterator[Row]:
+    """A row for each entry; a design that several rates share is built once."""
+    from .accuracy import FLOATS, bits_per_weight, perplexity
+
+    progress("the model without rounding")
+    base = perplexity(FLOATS, FLOATS)
+    built: dict[str, Row] = {}
+    errors: dict[tuple[str, str], float] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for entry in chosen:
+            rate, name = entry.rate, entry.block.name
+            key = json.dumps([name, dict(rate.values)], sort_keys=True)
+            if key not in built:
+                built[key] = _built(entry, board, library, Path(scratch), dsp, progress)
+            formats = rate.weights, rate.activations
+            if formats not in errors:
+                progress(f"the model in {rate.weights} by {rate.activations}")
+                errors[formats] = perplexity(*formats)
+            cost = built[key]
+            yield {
+                "block": name,
+                "weights": rate.weights,
+                "activations": rate.activations,
+                "products a cycle": rate.products,
+                "LUT4": round(cost["lut"] / rate.products, 1),
+                "FF": round(cost["ff"] / rate.products, 1),
+                "DSP": round(cost["dsp"] / rate.products, 2),
+                "MHz": cost["mhz"],
+                "um2": round(cost["area"] / rate.products),
+                "NAND2": round(cost["nand2"] / rate.products, 1) if cost["nand2"] else None,
+                "cells MHz": cost["cells mhz"],
+                "pJ": round(cost["pj"] / rate.products, 2),
+                "bits a weight": bits_per_weight(rate.weights),
+                "perplexity": round(errors[formats], 3),
+                "change": f"{100 * (errors[formats] / base - 1):+.2f} %",
+                "parameters": dict(rate.values),
+            }
+
+
+def _built(
+    entry: Entry, board: Any, library: Any, scratch: Path, dsp: bool, progress: Progress
+) -> Row:
+    from ...asic import flow as cells
+    from ...fpga import flow as fpga
+
+    design, name = entry.design, entry.block.name
+    progress(f"{name} for {board.name}")
+    placed = fpga.build(
+        design, board, scratch / "fpga", target_mhz=TARGET_MHZ, out_of_context=True, dsp=dsp
+    )
+    progress(f"{name} in {library.name}")
+    mapped = cells.build(design, library, scratch / "asic")
+    progress(f"switching of {name}")
+    return {
+        "lut": placed.lut,
+        "ff": placed.ff,
+        "dsp": placed.dsp,
+        "mhz": placed.fmax_mhz,
+        "area": mapped.area_um2,
+        "nand2": mapped.nand2_equivalents,
+        "cells mhz": mapped.fmax_mhz,
+        "pj": energy(entry.block, design, library, scratch / "asic" / mapped.netlist),
+    }
+
+
+def energy(block: Block, design: Design, library: Any, netlist: Path) -> float:
+    """Picojoules a cycle while transfers of the block's stimulus go in without a pause."""
+    from ...asic import power
+    from ...rtl import cache
+
+    log = cache.log("energy", [design.block, json.dumps(design.config)], "energy")
+    drive = _drive(block, design)
+    return power.estimate(netlist, design.top, library, drive, runs=RUNS, log=log).total
+
+
+def _drive(block: Block, design: Design) -> Callable[[int], Mapping[str, NDArray[np.uint8]]]:
+    """Bits of every input port: each run takes the stimulus from a place of its own on."""
+    golden = importlib.import_module(block.module.replace(".rtl.", ".sim."))
+    component, config_class = interface.load(block.module)
+    config = config_class.of(design.config)
+    rng = np.random.default_rng(1)
+    given = golden.stimulus(config, rng, 4000)
+    fields: dict[str, NDArray[np.uint8]] = {}
+    levels: list[str] = ["rst"]
+    for stream in interface.streams_of(component, config):
+        levels.append(stream.port("valid" if stream.direction == "in" else "ready"))
+        if stream.direction == "out":
+            continue
+        for field in stream.fields:
+            whole = given[stream.name][field.name]
+            flat = whole.reshape(len(whole), -1, 1).astype(np.int64)
+            bits = (flat >> np.arange(field.width) & 1).astype(np.uint8)
+            fields[stream.port(field.name)] = bits.reshape(len(whole), -1)
+    starts = rng.integers(0, 1 << 30, RUNS)
+
+    def drive(cycle: int) -> dict[str, NDArray[np.uint8]]:
+        ports = {port: bits[(starts + cycle) % len(bits)] for port, bits in fields.items()}
+        for port in levels:
+            level = cycle < 2 if port == "rst" else 1
+            ports[port] = np.full((RUNS, 1), level, np.uint8)
+        return {port.name: ports[port.name] for port in design.ports if port.name in ports}
+
+    return drive

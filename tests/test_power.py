@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from atriplex.asic import power
 from atriplex.asic.flow import build
-from atriplex.asic.library import library
+from atriplex.asic.library import libraries
 from atriplex.gen.verilog import Design, Port
 from atriplex.rtl.errors import AtriplexError
 
-CELLS = library("osu018")
+CELLS = libraries()["osu018"]
 pytestmark = pytest.mark.skipif(
     not CELLS.present(),
     reason="needs the cells of osu018 (apt-get install qflow-tech-osu018)",

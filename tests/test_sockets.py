@@ -4,7 +4,11 @@
 import dataclasses
 import importlib
 import inspect
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -83,6 +87,27 @@ def test_a_ternary_model_tells_the_same_through_each_core(name: str) -> None:
     for format_ in core(name).FORMATS:
         model = IntegerModel.compile(socket(engine(name, weights=format_)).model(drawn))
         assert list(generate(model, [1, 2], 10)) == list(generate(plain, [1, 2], 10))
+
+
+def cli(*words: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "atriplex.gen.cli", *words, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", names())
+def test_one_line_of_a_file_chooses_the_core(name: str, tmp_path: Path) -> None:
+    """Of the shipped model, and of the float one in the format that the core takes first."""
+    (tmp_path / "engine.yaml").write_text(f"matvec: {name}\n")
+    words = ("run", "Once upon a time", "--config", str(tmp_path / "engine.yaml"))
+    command, prompt, *rest = words
+    told = cli(command, "shipped", prompt, *rest, "--tokens", "8")
+    assert told["wrong"] == []
+    assert told["text"] == " there was a great deal of wood"[: len(told["text"])]
+    told = cli(command, "shipped-float", prompt, *rest, "--tokens", "8")
+    assert told["wrong"] == [] and told["text"]
 
 
 @pytest.mark.parametrize("name", names())

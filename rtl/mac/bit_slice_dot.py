@@ -42,7 +42,7 @@ class BitSliceDotConfig(Config):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
-        "tiny": {"lanes": 4, "act_width": 4, "max_k": 64, "stage": 1},
+        "tiny": {"lanes": 4, "act_width": 4, "max_k": 64, "stage": 1, "chain": 2},
         "real_lsb": {"split": 5},
         "plain": {"augment": False},
         "flat": {"lanes": 8, "weight_width": 6, "split": 3, "max_k": 100, "stage": 0},
@@ -177,7 +177,9 @@ class BitSliceDot(wiring.Component):
         value = Mux(parts[at] == Part.LOWER, total, total << config.low)
         if config.augment:
             ones = pending.replicate(config.low - 1)
-            value = Mux(parts[at] == Part.CENTRE, Cat(ones, total).as_signed(), value)
+            centre = parts[at] == Part.CENTRE
+            negative = negative ^ centre  # see _signed_planes
+            value = Mux(centre, Cat(ones, total).as_signed(), value)
             value = value ^ negative.replicate(len(value)).as_signed()
         acc = accumulated(
             m,
@@ -196,7 +198,8 @@ class BitSliceDot(wiring.Component):
 
         ``2 * h + 1`` is a sum of ``+2**n`` and ``-2**n``, one for each bit ``n`` of ``h``: plus
         where it is set, and for the top bit where it is not.  So a draft needs no plane more: every
-        lane is used, and negative where its bit is not set.  The top plane is subtracted anyway.
+        lane is used, and negative where its bit is set, which makes the draft negative as a whole.
+        The top plane is subtracted anyway.
         """
         config, payload = self.config, self.i.p
         centre = payload.part == Part.CENTRE
@@ -220,7 +223,7 @@ class BitSliceDot(wiring.Component):
                     act = payload.acts[lane]
                     acts.append(held(m, enable, act, f"act_{name}", zero=~(bit | centre)))
                     used.append(Const(1, 1))
-                sign = ~bit if lane not in shared else bit ^ start
+                sign = bit ^ start if lane in shared else bit
                 minus.append(held(m, enable, sign, f"minus_{name}", zero=~centre))
             tree = SignTree(config.tree)
             inputs = {"acts": Cat(acts), "used": Cat(used), "minus": Cat(minus), "enable": enable}

@@ -41,14 +41,15 @@ class SelectTreeConfig(Config):
     def latency(self) -> int:
         """Registers from inputs to ``sum``."""
         at = range(ceil_log2(self.leaf), self.levels + 1)
-        return sum(self._registered(level) for level in at)
+        return sum(self.registers(level) for level in at)
 
     @property
     def registered(self) -> bool:
         """Whether the root of this (sub)tree ends in a register."""
-        return self._registered(self.levels)
+        return self.registers(self.levels)
 
-    def _registered(self, level: int) -> bool:
+    def registers(self, level: int) -> bool:
+        """Whether there are registers behind a level of adders."""
         return bool(self.stage) and level % self.stage == 0
 
     @property

@@ -38,7 +38,7 @@ class BipolarGemmConfig(Config):
             "x_bits": 3,
             "max_k": 64,
         },
-        "square": {"lanes": 32, "rows": 3, "columns": 3},
+        "square": {"lanes": 32, "rows": 3, "columns": 3, "max_k": 1024},
         "flat": {"lanes": 4, "rows": 1, "max_k": 50, "ternary": False, "stage": 0},
     }
     papers: ClassVar[tuple[str, ...]] = (

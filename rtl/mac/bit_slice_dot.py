@@ -15,7 +15,8 @@ from .._once import place
 from .._runs import run_pipeline
 from ..config import Config, param
 from ._planes import delayed, held, plane_sums
-from ._select_tree import SelectTree, SelectTreeConfig
+from ._select_tree import SelectTreeConfig
+from ._sign_tree import SignTree
 
 
 class Part(enum.IntEnum, shape=2):
@@ -41,7 +42,7 @@ class BitSliceDotConfig(Config):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
-        "tiny": {"lanes": 4, "act_width": 4, "max_k": 64, "stage": 1},
+        "tiny": {"lanes": 4, "act_width": 4, "max_k": 64, "stage": 1, "chain": 2},
         "real_lsb": {"split": 5},
         "plain": {"augment": False},
         "flat": {"lanes": 8, "weight_width": 6, "split": 3, "max_k": 100, "stage": 0},
@@ -168,25 +169,24 @@ class BitSliceDot(wiring.Component):
         else:
             bits = {f"plane_{n}": [word[n] for word in payload.slices] for n in range(config.split)}
             sums = plane_sums(m, platform, config.tree, list(payload.acts), bits, enable)
-            planes = [(total, Const(0, 1)) for total in sums]
+            planes = [(total, Const(0, 1), Const(0, 1)) for total in sums]
         at = config.tree.latency
-        total, pending = self._joined(m, platform, enable, planes, parts[at:])
+        total, pending, negative = self._joined(m, platform, enable, planes, parts[at:])
         at += config.join_latency
 
-        # A draft's sum is there with the other sign, see _signed_planes.
-        centre = (parts[at] == Part.CENTRE) if config.augment else Const(0, 1)
-        ones = pending.replicate(config.low - 1)
-        value = Mux(
-            centre,
-            ~Cat(ones, total).as_signed(),
-            Mux(parts[at] == Part.LOWER, total, total << config.low),
-        )
+        value = Mux(parts[at] == Part.LOWER, total, total << config.low)
+        if config.augment:
+            ones = pending.replicate(config.low - 1)
+            centre = parts[at] == Part.CENTRE
+            negative = negative ^ centre  # see _signed_planes
+            value = Mux(centre, Cat(ones, total).as_signed(), value)
+            value = value ^ negative.replicate(len(value)).as_signed()
         acc = accumulated(
             m,
             platform,
             config.sum_width,
             value,
-            centre & ~pending,
+            pending ^ negative,
             run.opens[at],
             enable & run.moves[at],
         )
@@ -196,35 +196,47 @@ class BitSliceDot(wiring.Component):
     def _signed_planes(self, m: Module, platform, enable):
         """By plane the sum of the activations whose bit is set; for a draft, of all with a sign.
 
-        ``2 * h + 1`` is a sum of ``+2**n`` and ``-2**n``, one for each bit ``n`` of ``h``, by the
-        bit's value; the top bit means the opposite.  So a draft needs no plane more: every lane is
-        enabled, and subtracted where its bit is set.  That is minus the draft.
+        ``2 * h + 1`` is a sum of ``+2**n`` and ``-2**n``, one for each bit ``n`` of ``h``: plus
+        where it is set, and for the top bit where it is not.  So a draft needs no plane more: every
+        lane is used, and negative where its bit is set, which makes the draft negative as a whole.
+        The top plane is subtracted anyway.
         """
         config, payload = self.config, self.i.p
         centre = payload.part == Part.CENTRE
-        acts = Cat(held(m, enable, act, f"act_{n}") for n, act in enumerate(payload.acts))
+        leaf = config.tree.leaf
+        shared = {n: held(m, enable, x, f"act_{n}") for n, x in enumerate(payload.acts) if n % leaf}
         planes = []
         for plane in range(config.split):
-            weights = []
-            for lane, word in enumerate(payload.slices):
-                name = f"{plane}_{lane}"
-                used = Signal(name=f"x_used_{name}", reset_less=True)
-                with m.If(enable):
-                    m.d.sync += used.eq(word[plane])
-                    with m.If(centre):  # the set input of the register, no LUT
-                        m.d.sync += used.eq(1)
-                weights += [used, held(m, enable, word[plane], f"minus_{name}", zero=~centre)]
-            tree = SelectTree(config.tree)
-            inputs = {"acts": acts, "weights": Cat(weights), "enable": enable}
+            bits = [word[plane] for word in payload.slices]
+            acts, used, minus = [], [], []
+            for lane, bit in enumerate(bits):
+                name, start = f"{plane}_{lane}", bits[lane - lane % leaf]
+                if lane in shared:
+                    acts.append(shared[lane])
+                    x_used = Signal(name=f"x_used_{name}", reset_less=True)
+                    with m.If(enable):
+                        m.d.sync += x_used.eq(bit)
+                        with m.If(centre):  # the set input of the register, no LUT
+                            m.d.sync += x_used.eq(1)
+                    used.append(x_used)
+                else:
+                    act = payload.acts[lane]
+                    acts.append(held(m, enable, act, f"act_{name}", zero=~(bit | centre)))
+                    used.append(Const(1, 1))
+                sign = bit ^ start if lane in shared else bit
+                minus.append(held(m, enable, sign, f"minus_{name}", zero=~centre))
+            tree = SignTree(config.tree)
+            inputs = {"acts": Cat(acts), "used": Cat(used), "minus": Cat(minus), "enable": enable}
             place(m, platform, f"tree_{plane}", tree, **inputs)
-            planes.append((tree.sum, tree.pending))
+            planes.append((tree.sum, tree.pending, tree.negative))
         return planes
 
     def _joined(self, m: Module, platform, enable, planes, parts):
         """One sum of the planes' sums, each counting twice the one below.
 
-        The top plane is subtracted unless the slices are unsigned.  Every adder makes the pending
-        one of its upper operand whole: as carry-in, with ones for the bits below that operand.
+        The top plane is subtracted unless the slices are unsigned, and so is, or rather is not, a
+        sum of another sign than the one below it.  Every adder makes the pending one of its upper
+        operand whole: as carry-in, with ones for the bits below that operand.
         """
         shift, top = 1, True
         while len(planes) > 1:
@@ -233,7 +245,7 @@ class BitSliceDot(wiring.Component):
             for low, high in zip(planes[::2], planes[1::2], strict=False):
                 last = top and high is planes[-1]
                 upper = Cat(high[1].replicate(shift), high[0]).as_signed()
-                minus = (part != Part.LOWER) if last else Const(0, 1)
+                minus = low[2] ^ high[2] ^ ((part != Part.LOWER) if last else 0)
                 width = max(len(low[0]), len(upper))
                 add = place(
                     m,
@@ -247,16 +259,16 @@ class BitSliceDot(wiring.Component):
                     carry=high[1] ^ minus,
                 )
                 top = top and not last
-                joined.append((add.y, low[1]))
+                joined.append((add.y, low[1], low[2]))
             planes = joined + planes[2 * len(joined) :]
             if self.config.stage:
                 planes = [
                     tuple(
-                        held(m, enable, value, f"{name}_{shift}_{n}")
-                        for name, value in zip(("join", "kept"), pair, strict=True)
+                        held(m, enable, value, f"{name}_of_{shift}_{n}")
+                        for name, value in zip(("join", "kept", "minus"), each, strict=True)
                     )
-                    for n, pair in enumerate(planes)
+                    for n, each in enumerate(planes)
                 ]
             shift *= 2
-        total, pending = planes[0]
-        return total[: self.config.part_width].as_signed(), pending
+        total, pending, negative = planes[0]
+        return total[: self.config.part_width].as_signed(), pending, negative

@@ -91,7 +91,6 @@ def stimulus(config: "BipolarGemmConfig", rng: np.random.Generator, transfers: i
     count[rng.integers(0, 2, transfers) == 0] = config.lanes
     double, halve = rng.integers(0, 2, (2, transfers))
     framing = marks(rng, transfers)
-    framing["last"][:-1] &= rng.integers(0, 3, transfers - 1) == 0
 
     diagonals = config.w_bits + config.x_bits - 1
     pairs = np.minimum(np.arange(diagonals) + 1, min(config.w_bits, config.x_bits))

@@ -15,7 +15,7 @@ from .._pipeline import Pipeline
 from ..config import Config, param
 from ..formats._formats import IntegerFormat, Special, format_named
 from ._booth import BoothProduct, BoothProductConfig
-from ._element_dot import ELEMENTS, ElementDot, ElementDotConfig, parts_of
+from ._element_dot import ELEMENTS, ElementDot, ElementDotConfig, Flags, held_flags, parts_of
 from ._float_accumulate import FloatAccumulate, FloatAccumulateConfig, exponent_width
 
 SCALES = ("e8m0", "fp8_e4m3")
@@ -44,8 +44,14 @@ class MxDotConfig(Config):
         "mxfp8_e5m2": {"format": "fp8_e5m2"},
         "mxfp6": {"format": "fp6_e2m3"},
         "mxfp6_e3m2": {"format": "fp6_e3m2", "accumulate": "block"},
-        "mxfp4": {"format": "fp4_e2m1", "lanes": 32, "stage": 1, "chain": 2},
-        "nvfp4": {"format": "fp4_e2m1", "block": 16, "scale": "fp8_e4m3"},
+        "mxfp4": {
+            "format": "fp4_e2m1",
+            "lanes": 32,
+            "stage": 1,
+            "chain": 2,
+            "accumulate": "block",
+        },
+        "nvfp4": {"format": "fp4_e2m1", "block": 16, "lanes": 4, "scale": "fp8_e4m3"},
         "nvint4": {"format": "int4", "block": 16, "scale": "fp8_e4m3", "accumulate": "block"},
         "mixed": {"format": "int8", "b_format": "fp4_e2m1", "stage": 0, "steps": 1},
     }
@@ -310,18 +316,10 @@ class MxDot(wiring.Component):
         total = accumulated(
             m, platform, config.sum_width, dot.sum, dot.pending, known["starts"], moves
         )
-        known["nan"] = dot.nan | known["nan"] & known["ends"]
-        known |= {"plus": dot.plus, "minus": dot.minus}
-        if config.groups > 1:
-            for name in ("nan", "plus", "minus"):
-                held = Signal(name=f"held_{name}", reset_less=True)
-                known[name] |= held & ~known["starts"]
-                with m.If(moves):
-                    m.d.sync += held.eq(known[name])
-        known["nan"] |= known["plus"] & known["minus"]
-        with m.If(moves & (known["nan"] | known["plus"] | known["minus"])):
-            m.d.sync += total.eq(0)
-        known = self._late(m, enable, "block", 1, known)
+        nan = dot.nan | known.pop("nan") & known["ends"]
+        flags = Flags(nan, dot.plus, dot.minus)
+        flags = held_flags(m, flags, known["starts"], moves, total)
+        known = self._late(m, enable, "block", 1, known) | flags._asdict()
 
         # Times the significands of the scales.
         if config.scale != "e8m0":

@@ -114,7 +114,7 @@ def golden(config: "MxDotConfig", inputs: Streams) -> Streams:
     within = ends[:, None] - np.arange(config.groups)
     nan, plus, minus = (flag[within].any(axis=1) for flag in flags)
     scale, exponent, scale_nan = _scales(config, i)
-    nan |= scale_nan[ends] | (plus & minus)
+    nan = nan | scale_nan[ends] | (plus & minus)
     plus, minus = plus & ~nan, minus & ~nan
     sums = np.where(nan | plus | minus, 0, sums * scale[ends])
     exponent = exponent[ends]
@@ -151,7 +151,7 @@ def _framing(config: "MxDotConfig", i: Transfers) -> tuple[Ints, Bools, Bools]:
     return ends, opens, closes
 
 
-def _terms(config: "MxDotConfig", i: Transfers) -> tuple[NDArray, tuple[Bools, Bools, Bools]]:
+def _terms(config: "MxDotConfig", i: Transfers) -> tuple[NDArray, list[Bools]]:
     """Each transfer's sum, in units of the product's; is it NaN, and has it infinities."""
     a, b = (
         decode(format_named(name), i[field])
@@ -160,11 +160,8 @@ def _terms(config: "MxDotConfig", i: Transfers) -> tuple[NDArray, tuple[Bools, B
     with np.errstate(invalid="ignore"):
         product = a * b  # exact: no more than 22 significant bits
     finite = np.isfinite(product)
-    flags = (
-        np.isnan(product).any(axis=1),
-        (product == np.inf).any(axis=1),
-        (product == -np.inf).any(axis=1),
-    )
+    kinds = (np.isnan(product), product == np.inf, product == -np.inf)
+    flags: list[Bools] = [np.asarray(kind.any(axis=1)) for kind in kinds]
     whole = np.ldexp(np.where(finite, product, 0), -config.dot.unit)
     if config.sum_width <= 54:
         # Not more than 2**53 in sum; over all transfers that could overflow, so int64 is too small
@@ -183,7 +180,8 @@ def _scales(config: "MxDotConfig", i: Transfers) -> tuple[Ints, Ints, Bools]:
     if config.scale == "e8m0":
         nan = (codes[0] == 255) | (codes[1] == 255)
         return np.ones_like(codes[0]), codes[0] + codes[1] + config.unit, nan
-    whole, exponent, nan = np.ones_like(codes[0]), np.zeros_like(codes[0]), codes[0] < 0
+    whole, exponent = np.ones_like(codes[0]), np.zeros_like(codes[0])
+    nan: Bools = np.zeros(len(codes[0]), bool)
     for code in codes:
         field, mantissa = code >> 3 & 15, code & 7
         size = np.where(field > 0, 8 + mantissa, mantissa)

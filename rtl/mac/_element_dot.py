@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -32,6 +32,8 @@ ELEMENTS = (*INTEGERS, *FLOATS)
 STRUCTURES = ("aligned", "integer")
 NARROW = 4
 """Bits of a float's significand up to which rows without registers between them make a product."""
+WORD, LOW = 64, 48
+"""Bits of the widest sum that is one field of a payload, and of the lower field of a wider one."""
 SMALL = 2
 """Bits of an exponent that a LUT takes together with another's; more are not made to begin at 0."""
 
@@ -109,6 +111,18 @@ def parts_of(format_name: str, code: Value) -> Parts:
         nan, infinite = highest & mantissa.any(), highest & ~mantissa.any()
         zero = ~code[:-1].any()
     return Parts(code[-1], Cat(mantissa, normal), exponent, zero, nan, infinite)
+
+
+def sum_fields(width: int) -> dict[str, Any]:
+    """Fields of a payload for a sum: one that is too wide for int64 is cut into two."""
+    if width <= WORD:
+        return {"sum": signed(width)}
+    return {"low": unsigned(LOW), "sum": signed(width - LOW)}
+
+
+def sum_bits(payload: Any) -> Value:
+    """What to assign the sum to."""
+    return Cat(payload.low, payload.sum) if "low" in payload.shape().members else payload.sum
 
 
 class Flags(NamedTuple):

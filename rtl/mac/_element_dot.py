@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -30,6 +30,10 @@ FLOATS = ("fp4_e2m1", "fp6_e2m3", "fp6_e3m2", "fp8_e4m3", "fp8_e5m2")
 HALVES = ("fp16", "bf16")
 ELEMENTS = (*INTEGERS, *FLOATS)
 STRUCTURES = ("aligned", "integer")
+NARROW = 4
+"""Bits of a float's significand up to which rows without registers between them make a product."""
+WORD, LOW = 64, 48
+"""Bits of the widest sum that is one field of a payload, and of the lower field of a wider one."""
 SMALL = 2
 """Bits of an exponent that a LUT takes together with another's; more are not made to begin at 0."""
 
@@ -109,6 +113,49 @@ def parts_of(format_name: str, code: Value) -> Parts:
     return Parts(code[-1], Cat(mantissa, normal), exponent, zero, nan, infinite)
 
 
+def sum_fields(width: int) -> dict[str, Any]:
+    """Fields of a payload for a sum: one that is too wide for int64 is cut into two."""
+    if width <= WORD:
+        return {"sum": signed(width)}
+    return {"low": unsigned(LOW), "sum": signed(width - LOW)}
+
+
+def sum_bits(payload: Any) -> Value:
+    """What to assign the sum to."""
+    return Cat(payload.low, payload.sum) if "low" in payload.shape().members else payload.sum
+
+
+class Flags(NamedTuple):
+    """What a sum is where it is no number."""
+
+    nan: Value
+    plus: Value
+    minus: Value
+
+
+def specials_of(a: Parts, b: Parts) -> Flags:
+    """What the product of two elements is where it is no number."""
+    infinite, sign = a.infinite | b.infinite, a.sign ^ b.sign
+    invalid = a.infinite & b.zero | a.zero & b.infinite
+    return Flags(a.nan | b.nan | invalid, infinite & ~sign, infinite & sign)
+
+
+def held_flags(m: Module, flags: Flags, starts, moves, total) -> Flags:
+    """Registers of what a sum of several transfers is where it is no number; ``total`` is then 0.
+
+    ``moves``: there is a transfer with these ``flags``; ``starts``: it is the first of a sum.
+    ``total`` is the register of the sum, assigned to before.
+    """
+    held = Flags(*(Signal(name=f"held_{name}", reset_less=True) for name in Flags._fields))
+    now = Flags(*(flag | old & ~starts for flag, old in zip(flags, held, strict=True)))
+    now = now._replace(nan=now.nan | now.plus & now.minus)
+    with m.If(moves):
+        m.d.sync += [register.eq(flag) for register, flag in zip(held, now, strict=True)]
+        with m.If(Cat(*now).any()):
+            m.d.sync += total.eq(0)
+    return held
+
+
 @dataclass(frozen=True, kw_only=True)
 class ElementDotConfig(Config):
     lanes: int = param(32, "products summed, a power of two", ge=1, le=1024)
@@ -172,14 +219,19 @@ class ElementDotConfig(Config):
         return self.a.signed or self.b.signed
 
     @property
+    def shift_bits(self) -> int:
+        """Low bits of the exponent that shift; a lane alone has one bucket."""
+        return self.fine if self.lanes > 1 else self.high.bit_length()
+
+    @property
     def buckets(self) -> tuple["Bucket", ...]:
         """Where sums of products of like exponents are made, the lowest first."""
         if not self.shifts:
             return (Bucket(0, 0, 0, self.product_width),)
-        found = []
-        for index in range(self.low >> self.fine, (self.high >> self.fine) + 1):
-            start = index << self.fine
-            most = min((1 << self.fine) - 1, self.high - start)
+        found, bits = [], self.shift_bits
+        for index in range(self.low >> bits, (self.high >> bits) + 1):
+            start = index << bits
+            most = min((1 << bits) - 1, self.high - start)
             cut = max(0, self.low - start)
             found.append(Bucket(index, start + cut - self.low, cut, self.product_width + most))
         return tuple(found)
@@ -196,27 +248,31 @@ class ElementDotConfig(Config):
         """Registers from ``a`` and ``b`` to ``sum``."""
         if not self.stage:
             return 0
-        tree = self.tree(self.buckets[0]).latency if self.lanes > 1 else 1
+        tree = self.tree(self.buckets[0]).latency if self.lanes > 1 else 0
         return self.product_latency + self.shifts + tree + ceil_log2(len(self.buckets))
 
     @property
+    def multiplies(self) -> bool:
+        """Whether products are made by the multiplier of two's complement numbers."""
+        wide = min(self.a.significand, self.b.significand) > NARROW
+        return (self.a.signed and self.b.signed) or (self.shifts and wide)
+
+    @property
     def booth(self) -> BoothProductConfig:
-        """Multiplies two's complement numbers."""
-        digits = (self.b.significand + 1) // 2
+        """That multiplier; floats' significands get a sign bit for it."""
+        a, b = (e.significand + (not e.signed) for e in (self.a, self.b))
+        digits = (b + 1) // 2
         every = 2 * digits if digits % 2 or digits == 2 else digits
+        if digits % 3 == 0 and digits > 3:
+            every = 4
         return BoothProductConfig(
-            a_width=self.a.significand,
-            digits=digits,
-            stage=every if self.stage else 0,
-            structure="booth",
+            a_width=a, digits=digits, stage=every if self.stage else 0, structure="booth"
         )
 
     @property
     def product_latency(self) -> int:
         """Registers from ``a`` and ``b`` to the products."""
-        if not (self.a.signed and self.b.signed):
-            return int(self.stage > 0)
-        return self.booth.latency
+        return self.booth.latency if self.multiplies else int(self.stage > 0)
 
 
 class Bucket(NamedTuple):
@@ -284,52 +340,68 @@ class ElementDot(wiring.Component):
         sums = []
         for bucket in config.buckets:
             acts = [value[bucket.cut : bucket.width] for value, _ in lanes]
-            if not config.signed:
-                acts = [Cat(act, 0) for act in acts]
             weights = [weight[bucket.number] for _, weight in lanes]
+            if not config.signed:
+                alone = config.lanes == 1
+                acts = [
+                    Cat(act, weight[1] & alone) for act, weight in zip(acts, weights, strict=True)
+                ]
             sums.append((bucket.weight, *self._summed(m, platform, bucket, acts, weights)))
         total, pending = self._joined(m, sums)
         m.d.comb += [self.sum.eq(total), self.pending.eq(pending)]
         self._flags(m)
         return m
 
-    def _code(self, lane: int):
-        a = self.a.word_select(lane, self.config.a.width)
-        return a, self.b.word_select(lane, self.config.b.width)
+    def _parts(self, lane: int) -> tuple[Parts, Parts]:
+        config = self.config
+        return (
+            parts_of(config.a_format, self.a.word_select(lane, config.a.width)),
+            parts_of(config.b_format, self.b.word_select(lane, config.b.width)),
+        )
 
     def _lane(self, m: Module, platform, lane: int):
-        """The product, shifted, and by bucket its weight there: 0, 1 or -1."""
+        """The product, shifted, and by bucket its weight there: 0, 1 or -1.
+
+        A lane alone negates by itself: it complements before it shifts, and shifts ones in.
+        """
         config = self.config
-        codes = self._code(lane)
-        a, b = (
-            parts_of(name, code)
-            for name, code in zip((config.a_format, config.b_format), codes, strict=True)
-        )
+        alone = config.lanes == 1
+        a, b = self._parts(lane)
         sign = a.sign ^ b.sign
-        if not config.shifts:
+        if config.shifts:
+            x, y = a.significand, b.significand
+        else:
             x, y = (
-                p.significand if e.signed else p.significand << (p.exponent - e.low)[: p_width(e)]
+                p.significand
+                if e.signed
+                else (p.significand << (p.exponent - e.low)[: p_width(e)])[: e.magnitude]
                 for p, e in ((a, config.a), (b, config.b))
             )
-            x, y = (
-                value if e.signed else value[: e.magnitude]
-                for value, e in ((x, config.a), (y, config.b))
-            )
-            product = self._product(m, platform, f"product_{lane}", x, y)
-            if config.a.signed and config.b.signed:
-                return product, {0: Const(1, 2)}
-            product, sign = self._late(m, f"{lane}", product=product, sign=sign)
-            return product, {0: Cat(1, sign)}
-        product = self._product(m, platform, f"product_{lane}", a.significand, b.significand)
+        product = self._product(m, platform, f"product_{lane}", x, y)
         exponent = Signal(range(config.high + 3), name=f"exponent_{lane}")
         m.d.comb += exponent.eq(a.exponent + b.exponent)
-        product, sign, exponent = self._late(
-            m, f"{lane}", product=product, sign=sign, exponent=exponent
-        )
-        fine = exponent[: config.fine]
+        if config.multiplies:
+            for step in range(config.product_latency):
+                sign, exponent = self._late(m, f"{lane}_{step}", sign=sign, exponent=exponent)
+        else:
+            product, sign, exponent = self._late(
+                m, f"{lane}", product=product, sign=sign, exponent=exponent
+            )
+        if alone:
+            product = product.as_unsigned() ^ sign.replicate(len(product))
+        if not config.shifts:
+            return product, {0: Cat(1, sign)}
+
+        fine = exponent[: config.shift_bits]
         width = max(bucket.width for bucket in config.buckets)
         shifted = Signal(signed(width) if config.signed else width, name=f"shifted_{lane}")
-        m.d.comb += shifted.eq(product << fine)
+        if alone:
+            ones = sign.replicate((1 << len(fine)) - 1)
+            top = product[-1] if config.signed else sign
+            wide = Cat(ones, product, top).as_signed()
+            m.d.comb += shifted.eq((wide << fine)[len(ones) :])
+        else:
+            m.d.comb += shifted.eq(product << fine)
         weights = {}
         for index, *_ in config.buckets:
             chosen = exponent[config.fine :] == index if len(config.buckets) > 1 else Const(1, 1)
@@ -343,10 +415,11 @@ class ElementDot(wiring.Component):
     def _product(self, m: Module, platform, name: str, x, y):
         """``x * y`` in rows, each added or not inside its carry chain."""
         config = self.config
-        if config.a.signed and config.b.signed:
+        if config.multiplies:
             part = BoothProduct(config.booth)
             place(m, platform, name, part, a=x, b=y, enable=self.enable)
-            return part.y[: config.product_width].as_signed()
+            product = part.y[: config.product_width]
+            return product.as_signed() if config.signed else product
         if config.b.signed or len(x) < len(y):
             x, y = y, x
         if len(x) + len(y) <= 4:
@@ -374,9 +447,7 @@ class ElementDot(wiring.Component):
 
     def _summed(self, m: Module, platform, bucket: Bucket, acts, weights):
         if self.config.lanes == 1:
-            (act,), (weight,) = acts, weights
-            total = select(act.as_signed(), weight[0], weight[1])
-            return self._late(m, f"sum_{bucket.number}", total=total, pending=weight.all())
+            return acts[0].as_signed(), weights[0][1]
         part = SelectTree(self.config.tree(bucket))
         place(
             m,
@@ -426,33 +497,26 @@ class ElementDot(wiring.Component):
 
     def _flags(self, m: Module) -> None:
         config = self.config
-        nans, pluses, minuses = [], [], []
-        for lane in range(config.lanes):
-            a, b = (
-                parts_of(name, code)
-                for name, code in zip(
-                    (config.a_format, config.b_format), self._code(lane), strict=True
-                )
+        specials = {config.a.special, config.b.special}
+        flags = Flags(
+            *map(
+                Cat,
+                zip(
+                    *(specials_of(*self._parts(lane)) for lane in range(config.lanes)), strict=True
+                ),
             )
-            invalid = a.infinite & b.zero | a.zero & b.infinite
-            nans.append(a.nan | b.nan | invalid)
-            infinite = a.infinite | b.infinite
-            pluses.append(infinite & ~(a.sign ^ b.sign))
-            minuses.append(infinite & (a.sign ^ b.sign))
-        specials = {config.a.special, config.b.special} - {Special.NONE}
-        flags = [Cat(nans).any(), Cat(pluses).any(), Cat(minuses).any()]
+        )
+        flags = Flags(*(lanes.any() for lanes in flags))
         if Special.IEEE not in specials:
-            flags[1:] = [Const(0, 1)] * 2
-        if not specials:
-            flags[0] = Const(0, 1)
-        else:
-            for step in range(config.latency):
-                flags = self._late(m, f"flag_{step}", nan=flags[0], plus=flags[1], minus=flags[2])
-        nan, plus, minus = flags
+            flags = Flags(flags.nan, Const(0, 1), Const(0, 1))
+        if specials == {Special.NONE}:
+            flags = Flags(*[Const(0, 1)] * 3)
+        for step in range(config.latency):
+            flags = Flags(*self._late(m, f"flag_{step}", **flags._asdict()))
         m.d.comb += [
-            self.nan.eq(nan | plus & minus),
-            self.plus.eq(plus),
-            self.minus.eq(minus),
+            self.nan.eq(flags.nan | flags.plus & flags.minus),
+            self.plus.eq(flags.plus),
+            self.minus.eq(flags.minus),
         ]
 
 

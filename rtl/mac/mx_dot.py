@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from amaranth.hdl import Const, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -15,7 +15,16 @@ from .._pipeline import Pipeline
 from ..config import Config, param
 from ..formats._formats import IntegerFormat, Special, format_named
 from ._booth import BoothProduct, BoothProductConfig
-from ._element_dot import ELEMENTS, ElementDot, ElementDotConfig, parts_of
+from ._element_dot import (
+    ELEMENTS,
+    ElementDot,
+    ElementDotConfig,
+    Flags,
+    held_flags,
+    parts_of,
+    sum_bits,
+    sum_fields,
+)
 from ._float_accumulate import FloatAccumulate, FloatAccumulateConfig, exponent_width
 
 SCALES = ("e8m0", "fp8_e4m3")
@@ -42,10 +51,17 @@ class MxDotConfig(Config):
         "mxint8": {"format": "int8"},
         "mxfp8": {"format": "fp8_e4m3", "lanes": 32, "accumulate": "block"},
         "mxfp8_e5m2": {"format": "fp8_e5m2"},
+        "e5m2_blocks": {"format": "fp8_e5m2", "lanes": 4, "accumulate": "block"},
         "mxfp6": {"format": "fp6_e2m3"},
         "mxfp6_e3m2": {"format": "fp6_e3m2", "accumulate": "block"},
-        "mxfp4": {"format": "fp4_e2m1", "lanes": 32, "stage": 1, "chain": 2},
-        "nvfp4": {"format": "fp4_e2m1", "block": 16, "scale": "fp8_e4m3"},
+        "mxfp4": {
+            "format": "fp4_e2m1",
+            "lanes": 32,
+            "stage": 1,
+            "chain": 2,
+            "accumulate": "block",
+        },
+        "nvfp4": {"format": "fp4_e2m1", "block": 16, "lanes": 4, "scale": "fp8_e4m3"},
         "nvint4": {"format": "int4", "block": 16, "scale": "fp8_e4m3", "accumulate": "block"},
         "mixed": {"format": "int8", "b_format": "fp4_e2m1", "stage": 0, "steps": 1},
     }
@@ -184,7 +200,7 @@ def results_layout(config: MxDotConfig) -> data.StructLayout:
         return data.StructLayout({"sum": unsigned(32)})
     infinities = {"plus": unsigned(1), "minus": unsigned(1)} if config.special else {}
     return data.StructLayout({
-        "sum": signed(config.scaled_width),
+        **sum_fields(config.scaled_width),
         "exponent": signed(config.exponent_width),
         "nan": unsigned(1),
         **infinities,
@@ -232,8 +248,8 @@ class MxDot(wiring.Component):
     i : :py:`In(stream.Signature(StructLayout))`
         ``a``, ``b``: codes of ``lanes`` elements.  ``a_scale``, ``b_scale``.  ``first``, ``last``.
     o : :py:`Out(stream.Signature(StructLayout))`
-        ``sum``: float32, or in block signed, with ``exponent``, ``nan``, ``last``, and ``plus`` and
-        ``minus`` where elements may be infinite.
+        ``sum``: float32.  In block signed (of more than 64 bits the lowest 48 are ``low``), with
+        ``exponent``, ``nan``, ``last``, and ``plus`` and ``minus`` where elements may be infinite.
 
     Source: OCP Microscaling Formats v1.0 (values of scales and elements, dot products of blocks);
     arXiv 2510.25602 (the formats compared, NVINT4); the structure is ours (docs/blocks/mx_dot.md).
@@ -256,18 +272,15 @@ class MxDot(wiring.Component):
         fp32 = config.accumulate == "fp32"
 
         # Which cycle of its transfer this is, and which transfer of its block.
-        done = Signal()
+        done, starts, ends = Signal(init=1), Signal(init=1), Signal(init=1)
+        beat, group = Signal(range(config.beats)), Signal(range(config.groups))
         if config.beats > 1:
-            beat = Signal(range(config.beats))
             m.d.comb += done.eq(beat == config.beats - 1)
-        else:
-            beat = Signal(0)
-            m.d.comb += done.eq(1)
-        starts, ends = Const(1, 1), Const(1, 1)
-        at = place_in = Signal(range(config.groups))
         if config.groups > 1:
-            at = Mux(payload.first, 0, place_in)
-            starts, ends = at == 0, at == config.groups - 1
+            at = Mux(payload.first, 0, group)
+            m.d.comb += [starts.eq(at == 0), ends.eq(at == config.groups - 1)]
+            with m.If(self.i.valid & self.i.ready):
+                m.d.sync += group.eq(at + 1)
         begun = Signal()  # a block of this run has been taken
         opens = payload.first | ~begun
 
@@ -280,12 +293,10 @@ class MxDot(wiring.Component):
             self.o.valid.eq(pipeline.o_valid),
         ]
         with m.If(self.i.valid & enable):
-            m.d.sync += beat.eq(Mux(done, 0, beat + 1))
+            if config.beats > 1:
+                m.d.sync += beat.eq(Mux(done, 0, beat + 1))
             with m.If(done):
-                m.d.sync += [
-                    begun.eq(Mux(ends, ~payload.last, begun & ~payload.first)),
-                    place_in.eq(at + 1),
-                ]
+                m.d.sync += begun.eq(Mux(ends, ~payload.last, begun & ~payload.first))
 
         # The exact sum of a block; a 0 where it is no number.
         dot = place(
@@ -310,18 +321,10 @@ class MxDot(wiring.Component):
         total = accumulated(
             m, platform, config.sum_width, dot.sum, dot.pending, known["starts"], moves
         )
-        known["nan"] = dot.nan | known["nan"] & known["ends"]
-        known |= {"plus": dot.plus, "minus": dot.minus}
-        if config.groups > 1:
-            for name in ("nan", "plus", "minus"):
-                held = Signal(name=f"held_{name}", reset_less=True)
-                known[name] |= held & ~known["starts"]
-                with m.If(moves):
-                    m.d.sync += held.eq(known[name])
-        known["nan"] |= known["plus"] & known["minus"]
-        with m.If(moves & (known["nan"] | known["plus"] | known["minus"])):
-            m.d.sync += total.eq(0)
-        known = self._late(m, enable, "block", 1, known)
+        nan = dot.nan | known.pop("nan") & known["ends"]
+        flags = Flags(nan, dot.plus, dot.minus)
+        flags = held_flags(m, flags, known["starts"], moves, total)
+        known = self._late(m, enable, "block", 1, known) | flags._asdict()
 
         # Times the significands of the scales.
         if config.scale != "e8m0":
@@ -351,7 +354,7 @@ class MxDot(wiring.Component):
             m.d.comb += self.o.p.sum.eq(accumulate.sum)
             return m
         m.d.comb += [
-            self.o.p.sum.eq(total),
+            sum_bits(self.o.p).eq(total),
             self.o.p.exponent.eq(known["exponent"]),
             self.o.p.nan.eq(known["nan"]),
             self.o.p.last.eq(known["last"]),

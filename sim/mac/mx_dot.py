@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...rtl.formats._formats import FloatFormat, Format, IntegerFormat, format_named
+from ...rtl.formats._formats import format_named
 from .. import _float32
 from .._runs import marks
 from ..formats.codec import decode
 from ..types import Streams, Transfers
+from ._elements import negated, random_codes, sum_fields, top_code
 
 if TYPE_CHECKING:
     from ...rtl.mac.mx_dot import MxDotConfig
@@ -45,8 +46,8 @@ def stimulus(config: "MxDotConfig", rng: np.random.Generator, transfers: int) ->
     """
     groups = config.groups
     i = {
-        "a": _codes(config.format, rng, (transfers, config.lanes)),
-        "b": _codes(config.b, rng, (transfers, config.lanes)),
+        "a": random_codes(config.format, rng, (transfers, config.lanes)),
+        "b": random_codes(config.b, rng, (transfers, config.lanes)),
         "a_scale": rng.integers(0, 256, transfers),
         "b_scale": rng.integers(0, 256, transfers),
         **marks(rng, transfers),
@@ -74,7 +75,7 @@ def stimulus(config: "MxDotConfig", rng: np.random.Generator, transfers: int) ->
     # A block that is the one before it negated, but for one lane.
     for at in range(6 * groups, transfers - 2 * groups, 11 * groups):
         one, two = (slice(at + n * groups, at + (n + 1) * groups) for n in (0, 1))
-        i["a"][two] = _negated(config.format, i["a"][one])
+        i["a"][two] = negated(config.format, i["a"][one])
         i["a"][two.start, 0] = i["a"][one.start, 0]
         for name in ("b", "a_scale", "b_scale"):
             i[name][two] = i[name][one]
@@ -86,7 +87,10 @@ def stimulus(config: "MxDotConfig", rng: np.random.Generator, transfers: int) ->
         for b_sign in (0, 1):
             for length in (1, 2):
                 run = slice(at, min(at + length * groups, transfers))
-                i["a"][run], i["b"][run] = _top(config.format, a_sign), _top(config.b, b_sign)
+                i["a"][run], i["b"][run] = (
+                    top_code(config.format, a_sign),
+                    top_code(config.b, b_sign),
+                )
                 one = 127 if config.scale == "e8m0" else 0x7E - 8 * length
                 i["a_scale"][run] = i["b_scale"][run] = one
                 i["first"][run], i["last"][run] = 0, 0
@@ -114,7 +118,7 @@ def golden(config: "MxDotConfig", inputs: Streams) -> Streams:
     within = ends[:, None] - np.arange(config.groups)
     nan, plus, minus = (flag[within].any(axis=1) for flag in flags)
     scale, exponent, scale_nan = _scales(config, i)
-    nan |= scale_nan[ends] | (plus & minus)
+    nan = nan | scale_nan[ends] | (plus & minus)
     plus, minus = plus & ~nan, minus & ~nan
     sums = np.where(nan | plus | minus, 0, sums * scale[ends])
     exponent = exponent[ends]
@@ -125,7 +129,7 @@ def golden(config: "MxDotConfig", inputs: Streams) -> Streams:
     fields = {"nan": nan, **infinities, "last": closes}
     return {
         "o": {
-            "sum": sums,
+            **sum_fields(sums, config.scaled_width),
             "exponent": exponent,
             **{name: flag.astype(np.int64) for name, flag in fields.items()},
         }
@@ -151,7 +155,7 @@ def _framing(config: "MxDotConfig", i: Transfers) -> tuple[Ints, Bools, Bools]:
     return ends, opens, closes
 
 
-def _terms(config: "MxDotConfig", i: Transfers) -> tuple[NDArray, tuple[Bools, Bools, Bools]]:
+def _terms(config: "MxDotConfig", i: Transfers) -> tuple[NDArray, list[Bools]]:
     """Each transfer's sum, in units of the product's; is it NaN, and has it infinities."""
     a, b = (
         decode(format_named(name), i[field])
@@ -160,11 +164,8 @@ def _terms(config: "MxDotConfig", i: Transfers) -> tuple[NDArray, tuple[Bools, B
     with np.errstate(invalid="ignore"):
         product = a * b  # exact: no more than 22 significant bits
     finite = np.isfinite(product)
-    flags = (
-        np.isnan(product).any(axis=1),
-        (product == np.inf).any(axis=1),
-        (product == -np.inf).any(axis=1),
-    )
+    kinds = (np.isnan(product), product == np.inf, product == -np.inf)
+    flags: list[Bools] = [np.asarray(kind.any(axis=1)) for kind in kinds]
     whole = np.ldexp(np.where(finite, product, 0), -config.dot.unit)
     if config.sum_width <= 54:
         # Not more than 2**53 in sum; over all transfers that could overflow, so int64 is too small
@@ -183,7 +184,8 @@ def _scales(config: "MxDotConfig", i: Transfers) -> tuple[Ints, Ints, Bools]:
     if config.scale == "e8m0":
         nan = (codes[0] == 255) | (codes[1] == 255)
         return np.ones_like(codes[0]), codes[0] + codes[1] + config.unit, nan
-    whole, exponent, nan = np.ones_like(codes[0]), np.zeros_like(codes[0]), codes[0] < 0
+    whole, exponent = np.ones_like(codes[0]), np.zeros_like(codes[0])
+    nan: Bools = np.zeros(len(codes[0]), bool)
     for code in codes:
         field, mantissa = code >> 3 & 15, code & 7
         size = np.where(field > 0, 8 + mantissa, mantissa)
@@ -215,33 +217,3 @@ def _single(
         at = begins[going] + step
         acc[going] = _float32.add(acc[going], high[at], low[at])
     return _float32.codes(acc)
-
-
-def _codes(name: str, rng: np.random.Generator, shape: tuple[int, ...]) -> Ints:
-    """Codes of which few are NaN or infinite, and some are the largest."""
-    format_ = format_named(name)
-    codes = rng.integers(0, 1 << format_.width, shape)
-    if name == "ternary":
-        return np.where(codes == 2, 3, codes)
-    if isinstance(format_, FloatFormat) and format_.nan is not None:
-        special = codes & (1 << format_.width - 1) - 1 > format_.largest
-        kept = rng.random((shape[0], *[1] * (len(shape) - 1))) < 0.05
-        codes = np.where(special & ~kept, codes - (1 << format_.mantissa), codes)
-    return codes
-
-
-def _top(name: str, negative: int) -> int:
-    """The code of the largest magnitude of that sign."""
-    format_: Format = format_named(name)
-    if isinstance(format_, FloatFormat):
-        return format_.largest | negative << format_.width - 1
-    if isinstance(format_, IntegerFormat):
-        return 1 << format_.width - 1 if negative else (1 << format_.width - 1) - 1
-    return 3 if negative else 1
-
-
-def _negated(name: str, codes: Ints) -> Ints:
-    format_ = format_named(name)
-    if isinstance(format_, FloatFormat):
-        return codes ^ 1 << format_.width - 1
-    return -codes & (1 << format_.width) - 1

@@ -13,7 +13,7 @@ from .config import Config, param
 
 @dataclass(frozen=True, kw_only=True)
 class AddSelectConfig(Config):
-    width: int = param(8, "bits of each signed operand", ge=1, le=64)
+    width: int = param(8, "bits of each signed operand", ge=1, le=1024)
 
 
 class AddSelect(wiring.Component):

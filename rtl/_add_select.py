@@ -13,7 +13,7 @@ from .config import Config, param
 
 @dataclass(frozen=True, kw_only=True)
 class AddSelectConfig(Config):
-    width: int = param(8, "bits of each signed operand", ge=1, le=128)
+    width: int = param(8, "bits of each signed operand", ge=1, le=1024)
 
 
 class AddSelect(wiring.Component):
@@ -72,14 +72,14 @@ def add_carry(a, b, carry):
     return low[1:].as_signed()
 
 
-def accumulated(m, platform, width, total, pending, opens, moves, name=""):
+def accumulated(m, platform, width, total, pending, opens, moves):
     """A register of sums: with ``moves`` it takes ``total + pending``, added to itself unless
-    ``opens``.  ``name`` tells several in one module apart."""
-    acc = Signal(signed(width), name=f"acc{name}", reset_less=True)
+    ``opens``."""
+    acc = Signal(signed(width), name="acc", reset_less=True)
     add = place(
         m,
         platform,
-        f"accumulate{name}",
+        "accumulate",
         AddSelect(AddSelectConfig(width=width)),
         a=total,
         b=acc,

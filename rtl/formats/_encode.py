@@ -224,11 +224,8 @@ class Encode(wiring.Component):
         amount = Signal(range(min(longest, most) + 1))
         run = regime ^ small.replicate(len(regime))
         m.d.comb += amount.eq(run)
-        far = Const(0, 1)
         if longest > most:
-            far = Signal()
-            m.d.comb += far.eq(run > most)
-            with m.If(far):
+            with m.If(run > most):
                 m.d.comb += amount.eq(most)
         text = Cat(self.significand[:-1], scale, small, ~small)
         text, spare = cut(text, bits)

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value
 
 
 def normalised(
@@ -49,6 +49,20 @@ def shifted_right(m: Module, name: str, value, amount, most: int, fill: Any = 0,
         ]
         value, lost = after, gone
     return value, lost
+
+
+def shifted_left(m: Module, name: str, value, amount, most: int):
+    """``value``, signed or not, shifted left by ``amount``, which is at most ``most``; exact.
+
+    The short shifts come first, for each stage makes the value as much longer as it shifts.
+    """
+    for stage in range(most.bit_length()):
+        step, longest = 1 << stage, len(value) + most - ((1 << stage) - 1)
+        shape = Shape(min(len(value) + step, longest), value.shape().signed)
+        after = Signal(shape, name=f"{name}_{step}")
+        m.d.comb += after.eq(Mux(amount[stage], value << step, value))
+        value = after
+    return value
 
 
 def cut(value, width: int) -> tuple[Value, Value]:

@@ -35,7 +35,7 @@ class Word(NamedTuple):
 
 def taken_apart(m: Module, platform: Any, name: str, word: Any, modes: Modes, gate: bool) -> Word:
     """Decodes ``word``; with ``gate`` the decoder of wide posits gets zeros in the other modes."""
-    f4, p4, p8, p16 = (modes.is_[f] for f in ("fp4", "posit4_1", "posit8_0", "posit16_1"))
+    f4, p4, p8, p16 = (modes.is_(f) for f in ("fp4", "posit4_1", "posit8_0", "posit16_1"))
     wide = modes.any_of("posit8_0", "posit16_1")
     narrow = modes.any_of("fp4", "posit4_1")
 
@@ -113,7 +113,7 @@ def _magnitudes(m: Module, platform: Any, name: str, word: Any, modes: Modes, en
 
     One carry chain, with a position between the lanes that hands the carry on or begins anew.
     """
-    p8, p16 = modes.is_["posit8_0"], modes.is_["posit16_1"]
+    p8, p16 = modes.is_("posit8_0"), modes.is_("posit16_1")
     if not _any(modes, "posit8_0", "posit16_1"):
         return Const(0, 15)
     high, low = Signal(name=f"{name}_minus_high"), Signal(name=f"{name}_minus_low")
@@ -159,7 +159,7 @@ def _normalised(m: Module, name: str, x: Any, modes: Modes) -> tuple[Any, list[A
     Afterwards the regime's last bit and its end are bits 14 and 13, in mode posit(8,0) of the low
     lane 6 and 5.
     """
-    p16 = modes.is_["posit16_1"]
+    p16 = modes.is_("posit16_1")
     if not _any(modes, "posit8_0", "posit16_1"):
         return Const(0, 15), [Const(0, 1)] * 4, [Const(0, 1)] * 3
     high: list[Any] = []

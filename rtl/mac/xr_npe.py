@@ -171,19 +171,18 @@ class XrNpe(wiring.Component):
         stage = 0
         ends = self.i.p.last
         mode = self.i.p.mode if len(config.names) > 1 else Const(0, 1)
-        modes = self._modes(m, stage, mode)
+        modes = Modes(m, config.names, mode)
 
         def stepped(**values):
             """``values`` through a register each, and with them what every stage needs."""
-            nonlocal stage, mode, modes, ends
+            nonlocal stage, modes, ends
             stage += 1
             late = {}
-            for name, value in {**values, "mode": mode, "last": ends}.items():
+            for name, value in {**values, "last": ends}.items():
                 late[name] = Signal(len(value), name=f"x_{name}_{stage}", reset_less=True)
                 with m.If(run.enable):
                     m.d.sync += late[name].eq(value)
-            mode, ends = late.pop("mode"), late.pop("last")
-            modes = self._modes(m, stage, mode)
+            ends, modes = late.pop("last"), modes.later(run.enable)
             return late
 
         a, b = (
@@ -237,7 +236,7 @@ class XrNpe(wiring.Component):
                 factor, *scales, signs, ones, nars = list(late.values())[-6:]
         product = array.product
         if not config.gate and "posit4_1" in config.names:
-            product = product & (~modes.is_["posit4_1"]).replicate(len(product))
+            product = product & (~modes.is_("posit4_1")).replicate(len(product))
         rows = [self._split(row, widths) for row in scales]
         adders = sorted({
             adder_of(f, lane_of(f, quarter)) for f in config.names for quarter in range(4)
@@ -291,14 +290,6 @@ class XrNpe(wiring.Component):
         with m.If(run.enable & run.moves[stage - 2] & opens):
             m.d.sync += [acc.eq(0), nar.eq(0)]  # the transfer behind begins a run
         return m
-
-    def _modes(self, m: Module, stage: int, mode: Any) -> Modes:
-        names = self.config.names
-        if len(names) == 1:
-            return Modes(m, "is", names, {names[0]: Const(1, 1)})
-        is_ = {name: Signal(name=f"is_{name}_{stage}") for name in names}
-        m.d.comb += [is_[name].eq(mode == n) for n, name in enumerate(names)]
-        return Modes(m, f"is_{stage}", names, is_)
 
     @staticmethod
     def _split(joined: Any, widths: list[int]) -> list[Any]:

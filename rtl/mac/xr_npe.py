@@ -122,12 +122,13 @@ class XrNpe(wiring.Component):
     format; the product counts as 0.  FP4 has no NaN.
 
     The mode is to be the same in all transfers of a run; else the run's result is unspecified, and
-    nothing but that result.  A mode that counts no format makes no product.
+    nothing but that result.  A mode that counts no format must not
+    occur.
 
     Throughput is one transfer per cycle, runs follow without a gap.  Latency is ``config.latency``
-    cycles after a run's last transfer.  All stages stop while an offered result is not taken.  Reset
-    drops whatever is in flight.  Restart: ``first`` drops an unfinished run and begins a new one;
-    after ``last`` it may be left out.  Errors: none; every transfer is valid.
+    cycles after a run's last transfer.  All stages stop while an offered result is not taken.
+    Reset drops whatever is in flight.  Restart: ``first`` drops an unfinished run and begins a new
+    one; after ``last`` it may be left out.  Errors: none; every transfer is valid.
 
     Members
     -------
@@ -339,12 +340,10 @@ class XrNpe(wiring.Component):
                 join = joins[quarter]
                 cut = quarter != chain[0] and not isinstance(join, Const)
                 if cut:
-                    begins = Signal(name=f"begins_{quarter}")
-                    m.d.comb += begins.eq(~join & inverts[quarter])
-                    a.append(join | begins)
-                    b.append(Const(0, 1))
-                    on.append(Const(0, 1))
-                    invert.append(begins)
+                    a.append(join | inverts[quarter])
+                    b.append(inverts[quarter])
+                    on.append(~join)
+                    invert.append(Const(0, 1))
                     at += 1
                 bits = slice(size * quarter, size * (quarter + 1))
                 a.append(acc[bits])

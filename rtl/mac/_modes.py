@@ -54,7 +54,9 @@ class Modes:
             signal = Signal(name=f"is_{'_or_'.join(sorted(wanted))}_{self.stage}", reset_less=True)
             self.made[wanted] = signal
             if self.before is None:
-                self.m.d.comb += signal.eq(any_bit(self.any_of(f) for f in wanted))
+                self.m.d.comb += signal.eq(
+                    any_bit(self.any_of(f) for f in self.formats if f in wanted)
+                )
             else:
                 with self.m.If(self.enable):
                     self.m.d.sync += signal.eq(self.before.any_of(*wanted))

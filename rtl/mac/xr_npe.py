@@ -34,17 +34,18 @@ class XrNpeConfig(Config):
     pipeline: int = param(
         3, "registers before the accumulator: 2 multiplied, aligned; 3 and decoded", ge=2, le=3
     )
-    rows: int = param(0, "rows of the multiplier between more registers; 0 for none", ge=0, le=13)
+    rows: int = param(3, "rows of the multiplier between more registers; 0 for none", ge=0, le=13)
     gate: bool = param(True, "parts that a mode does not use get zeros")
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
-        "tiny": {"formats": "fp4+posit8_0", "max_k": 100, "pipeline": 2},
+        "tiny": {"formats": "fp4+posit8_0", "max_k": 100, "pipeline": 2, "rows": 2},
         "fp4": {"formats": "fp4"},
         "posit4": {"formats": "posit4_1"},
         "posit8": {"formats": "posit8_0"},
         "posit16": {"formats": "posit16_1"},
-        "posits": {"formats": "posit4_1+posit8_0+posit16_1", "pipeline": 2},
+        "short": {"pipeline": 2, "rows": 0},
+        "posits": {"formats": "posit4_1+posit8_0+posit16_1", "rows": 5},
         "ungated": {"gate": False},
     }
     papers: ClassVar[tuple[str, ...]] = ("XR-NPE, arXiv 2508.13049",)

@@ -177,10 +177,9 @@ def test_four_two_or_one_product_a_cycle() -> None:
     """Cycles counted on the RTL: 240 products of each format."""
     taken = {}
     for name, lanes in LANES.items():
-        codes = np.random.default_rng(1).integers(
-            0, 1 << model.BITS[name], (2, 240 // lanes, lanes)
-        )
-        outcome = check(single(name, *codes, 240 // lanes), modes=["free"])
+        rng, words = np.random.default_rng(1), 240 // lanes
+        a, b = rng.integers(0, 1 << model.BITS[name], (2, words, lanes))
+        outcome = check(single(name, a, b, words), modes=["free"])
         taken[name] = outcome.cycles - DEFAULT.latency
     assert taken == {"fp4": 60, "posit4_1": 60, "posit8_0": 120, "posit16_1": 240}
 

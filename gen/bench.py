@@ -26,6 +26,7 @@ from . import blocks
 from .arrays import sharing
 from .describe import markdown
 from .selection import selection
+from .simd import simd
 from .verilog import emit
 
 Row = dict[str, Any]
@@ -344,6 +345,7 @@ SECTIONS: dict[str, Callable[..., Iterator[Row]]] = {
         asic,
         sharing,
         selection,
+        simd,
         speed,
         growth,
         models,

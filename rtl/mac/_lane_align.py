@@ -145,9 +145,13 @@ def enables(m: Module, sums: Mapping[int, Any], quarter: int, modes: Modes) -> l
             if f == "posit16_1" or offset >= BLOCKS[f]:
                 continue
             at = sums[adder_of(f, lane)][2:5]
-            on = modes.is_[f]
-            if f == "posit4_1":
+            on = modes.is_(f)
+            if f == "fp4" and "posit4_1" in modes.formats:
+                continue  # its products begin in the first byte, as some of posit(4,1)
+            if f == "posit4_1" and modes.formats == (f,):
                 on = on & (at == offset)
+            elif f == "posit4_1":  # one bit of a byte is set, so both its blocks may count
+                on = modes.any_of("fp4", f) & (at[1:] == offset // 2)
             elif f == "posit8_0":
                 first = [n % 8 for n in range(offset - 3, offset + 1) if -3 <= n <= 3]
                 on = on & any_bit(at == n for n in first)
@@ -162,7 +166,7 @@ def _windows_of_8(m: Module, sums: Mapping[int, Any], modes: Modes) -> list[Any]
     It begins at bit ``scale + 32``, and so in block ``scale // 4 + 8``.
     """
     fours, low = Signal(8, name="begins_in_four"), Signal(3, name="begins_at_most")
-    scale, on = sums[3], modes.is_["posit16_1"]
+    scale, on = sums[3], modes.is_("posit16_1")
     m.d.comb += [
         fours.eq(Cat(on & (scale[4:7] == (n - 2) % 8) for n in range(8))),
         low.eq(Cat(scale[2:4] <= n for n in range(3))),

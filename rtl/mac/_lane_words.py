@@ -35,7 +35,7 @@ class Word(NamedTuple):
 
 def taken_apart(m: Module, platform: Any, name: str, word: Any, modes: Modes, gate: bool) -> Word:
     """Decodes ``word``; with ``gate`` the decoder of wide posits gets zeros in the other modes."""
-    f4, p4, p8, p16 = (modes.is_[f] for f in ("fp4", "posit4_1", "posit8_0", "posit16_1"))
+    f4, p4, p8, p16 = (modes.is_(f) for f in ("fp4", "posit4_1", "posit8_0", "posit16_1"))
     wide = modes.any_of("posit8_0", "posit16_1")
     narrow = modes.any_of("fp4", "posit4_1")
 
@@ -111,9 +111,9 @@ def _any(modes: Modes, *formats: str) -> bool:
 def _magnitudes(m: Module, platform: Any, name: str, word: Any, modes: Modes, enable: Any) -> Any:
     """The 15 bits below the sign, those of each lane negated if it is negative.
 
-    One carry chain, with a position between the lanes that hands the carry on or begins anew.
+    One carry chain; between the lanes it hands the carry on or begins anew.
     """
-    p8, p16 = modes.is_["posit8_0"], modes.is_["posit16_1"]
+    p8, p16 = modes.is_("posit8_0"), modes.is_("posit16_1")
     if not _any(modes, "posit8_0", "posit16_1"):
         return Const(0, 15)
     high, low = Signal(name=f"{name}_minus_high"), Signal(name=f"{name}_minus_low")
@@ -122,8 +122,10 @@ def _magnitudes(m: Module, platform: Any, name: str, word: Any, modes: Modes, en
         low.eq(Mux(p16, word[15], word[7]) & enable),
     ]
 
-    def negated(part: str, a: Any, b: Any, invert: Any, carry: Any) -> Any:
-        mask = Const(1, 1) if isinstance(enable, Const) else enable
+    def negated(part: str, a: Any, b: Any, invert: Any, carry: Any, middle: Any = None) -> Any:
+        on = [enable] * len(b)
+        if middle is not None:
+            on[7] = middle
         return place(
             m,
             platform,
@@ -131,7 +133,7 @@ def _magnitudes(m: Module, platform: Any, name: str, word: Any, modes: Modes, en
             AddMask(AddMaskConfig(width=len(b))),
             a=a,
             b=b,
-            enable=mask.replicate(len(b)),
+            enable=Cat(on),
             invert=invert,
             carry=carry,
         ).y
@@ -142,15 +144,15 @@ def _magnitudes(m: Module, platform: Any, name: str, word: Any, modes: Modes, en
         parts = [(f"minus_{n}", word[8 * n : 8 * n + 7], s) for n, s in enumerate((low, high))]
         x = [negated(part, Const(0, 7), b, s.replicate(7), s) for part, b, s in parts]
         return Cat(x[0], Const(0, 1), x[1])
-    begins = p8 & high
-    y = negated(
+    # Bit 7 is a sign in mode posit(8,0) and not looked at, so its position is where the chain ends.
+    return negated(
         "minus",
-        Cat(Const(0, 8), p16 | high, Const(0, 7)),
-        Cat(word[:8], Const(0, 1), word[8:15]),
-        Cat(low.replicate(8), begins, high.replicate(7)),
+        Cat(Const(0, 7), p8 & high, Const(0, 7)),
+        word[:15],
+        Cat(low.replicate(7), high.replicate(8)),
         low,
+        middle=enable & p16,
     )
-    return Cat(y[:8], y[9:])
 
 
 def _normalised(m: Module, name: str, x: Any, modes: Modes) -> tuple[Any, list[Any], list[Any]]:
@@ -159,7 +161,7 @@ def _normalised(m: Module, name: str, x: Any, modes: Modes) -> tuple[Any, list[A
     Afterwards the regime's last bit and its end are bits 14 and 13, in mode posit(8,0) of the low
     lane 6 and 5.
     """
-    p16 = modes.is_["posit16_1"]
+    p16 = modes.is_("posit16_1")
     if not _any(modes, "posit8_0", "posit16_1"):
         return Const(0, 15), [Const(0, 1)] * 4, [Const(0, 1)] * 3
     high: list[Any] = []

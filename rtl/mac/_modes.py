@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which of several formats a SIMD word has now, as signals that fold away where there is one."""
 
+import copy
 import functools
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,16 +14,31 @@ LANES = {"fp4": 4, "posit4_1": 4, "posit8_0": 2, "posit16_1": 1}
 
 
 class Modes:
-    """``is_[f]`` says that the word's format is ``f``: at most one does, of ``formats`` one does.
+    """Says in which of some formats a word is: of ``formats`` it is in one, or in none.
 
     A format that is not among ``formats`` is a constant 0, and the only one a constant 1, so that
-    whatever is written for all formats shrinks to what the given ones need.
+    whatever is written for all formats shrinks to what the given ones need.  What is asked for
+    behind a register is made in front of it and registered: it costs no LUT there.
     """
 
-    def __init__(self, m: Module, name: str, formats: Sequence[str], is_: Mapping[str, Any]):
-        self.m, self.name, self.formats = m, name, tuple(formats)
-        self.is_: dict[str, Any] = {f: is_.get(f, Const(0, 1)) for f in LANES}
-        self.made: dict[frozenset[str], Any] = {}
+    def __init__(self, m: Module, formats: Sequence[str], mode: Any):
+        """``mode`` counts the ``formats``."""
+        self.m, self.formats, self.stage = m, tuple(formats), 0
+        self.before: Modes | None = None
+        self.enable: Any = None
+        self.made: dict[frozenset[str], Any] = {
+            frozenset([f]): mode == n for n, f in enumerate(self.formats)
+        }
+
+    def later(self, enable: Any) -> "Modes":
+        """The same, behind registers that advance with ``enable``."""
+        late = copy.copy(self)
+        late.before, late.enable, late.made, late.stage = self, enable, {}, self.stage + 1
+        return late
+
+    def is_(self, format_: str) -> Any:
+        """High in the mode of a format."""
+        return self.any_of(format_)
 
     def any_of(self, *formats: str) -> Any:
         """High in the modes of ``formats``."""
@@ -31,11 +47,19 @@ class Modes:
             return Const(1, 1)
         if not wanted:
             return Const(0, 1)
+        others = frozenset(self.formats) - wanted
+        if others in self.made and wanted not in self.made and len(self.formats) in (2, 4):
+            return ~self.made[others]
         if wanted not in self.made:
-            signal = Signal(name=f"{self.name}_{'_or_'.join(sorted(wanted))}")
-            terms = [self.is_[f] for f in self.formats if f in wanted]
-            self.m.d.comb += signal.eq(functools.reduce(operator.or_, terms))
+            signal = Signal(name=f"is_{'_or_'.join(sorted(wanted))}_{self.stage}", reset_less=True)
             self.made[wanted] = signal
+            if self.before is None:
+                self.m.d.comb += signal.eq(
+                    any_bit(self.any_of(f) for f in self.formats if f in wanted)
+                )
+            else:
+                with self.m.If(self.enable):
+                    self.m.d.sync += signal.eq(self.before.any_of(*wanted))
         return self.made[wanted]
 
     def chosen(

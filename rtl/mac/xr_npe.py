@@ -34,17 +34,18 @@ class XrNpeConfig(Config):
     pipeline: int = param(
         3, "registers before the accumulator: 2 multiplied, aligned; 3 and decoded", ge=2, le=3
     )
-    rows: int = param(0, "rows of the multiplier between more registers; 0 for none", ge=0, le=13)
+    rows: int = param(3, "rows of the multiplier between more registers; 0 for none", ge=0, le=13)
     gate: bool = param(True, "parts that a mode does not use get zeros")
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
-        "tiny": {"formats": "fp4+posit8_0", "max_k": 100, "pipeline": 2},
+        "tiny": {"formats": "fp4+posit8_0", "max_k": 100, "pipeline": 2, "rows": 2},
         "fp4": {"formats": "fp4"},
         "posit4": {"formats": "posit4_1"},
         "posit8": {"formats": "posit8_0"},
         "posit16": {"formats": "posit16_1"},
-        "posits": {"formats": "posit4_1+posit8_0+posit16_1", "pipeline": 2},
+        "short": {"pipeline": 2, "rows": 0},
+        "posits": {"formats": "posit4_1+posit8_0+posit16_1", "rows": 5},
         "ungated": {"gate": False},
     }
     papers: ClassVar[tuple[str, ...]] = ("XR-NPE, arXiv 2508.13049",)
@@ -122,12 +123,13 @@ class XrNpe(wiring.Component):
     format; the product counts as 0.  FP4 has no NaN.
 
     The mode is to be the same in all transfers of a run; else the run's result is unspecified, and
-    nothing but that result.  A mode that counts no format makes no product.
+    nothing but that result.  A mode that counts no format must not
+    occur.
 
     Throughput is one transfer per cycle, runs follow without a gap.  Latency is ``config.latency``
-    cycles after a run's last transfer.  All stages stop while an offered result is not taken.  Reset
-    drops whatever is in flight.  Restart: ``first`` drops an unfinished run and begins a new one;
-    after ``last`` it may be left out.  Errors: none; every transfer is valid.
+    cycles after a run's last transfer.  All stages stop while an offered result is not taken.
+    Reset drops whatever is in flight.  Restart: ``first`` drops an unfinished run and begins a new
+    one; after ``last`` it may be left out.  Errors: none; every transfer is valid.
 
     Members
     -------
@@ -171,19 +173,18 @@ class XrNpe(wiring.Component):
         stage = 0
         ends = self.i.p.last
         mode = self.i.p.mode if len(config.names) > 1 else Const(0, 1)
-        modes = self._modes(m, stage, mode)
+        modes = Modes(m, config.names, mode)
 
         def stepped(**values):
             """``values`` through a register each, and with them what every stage needs."""
-            nonlocal stage, mode, modes, ends
+            nonlocal stage, modes, ends
             stage += 1
             late = {}
-            for name, value in {**values, "mode": mode, "last": ends}.items():
+            for name, value in {**values, "last": ends}.items():
                 late[name] = Signal(len(value), name=f"x_{name}_{stage}", reset_less=True)
                 with m.If(run.enable):
                     m.d.sync += late[name].eq(value)
-            mode, ends = late.pop("mode"), late.pop("last")
-            modes = self._modes(m, stage, mode)
+            ends, modes = late.pop("last"), modes.later(run.enable)
             return late
 
         a, b = (
@@ -237,7 +238,7 @@ class XrNpe(wiring.Component):
                 factor, *scales, signs, ones, nars = list(late.values())[-6:]
         product = array.product
         if not config.gate and "posit4_1" in config.names:
-            product = product & (~modes.is_["posit4_1"]).replicate(len(product))
+            product = product & (~modes.is_("posit4_1")).replicate(len(product))
         rows = [self._split(row, widths) for row in scales]
         adders = sorted({
             adder_of(f, lane_of(f, quarter)) for f in config.names for quarter in range(4)
@@ -292,14 +293,6 @@ class XrNpe(wiring.Component):
             m.d.sync += [acc.eq(0), nar.eq(0)]  # the transfer behind begins a run
         return m
 
-    def _modes(self, m: Module, stage: int, mode: Any) -> Modes:
-        names = self.config.names
-        if len(names) == 1:
-            return Modes(m, "is", names, {names[0]: Const(1, 1)})
-        is_ = {name: Signal(name=f"is_{name}_{stage}") for name in names}
-        m.d.comb += [is_[name].eq(mode == n) for n, name in enumerate(names)]
-        return Modes(m, f"is_{stage}", names, is_)
-
     @staticmethod
     def _split(joined: Any, widths: list[int]) -> list[Any]:
         parts, at = [], 0
@@ -348,12 +341,10 @@ class XrNpe(wiring.Component):
                 join = joins[quarter]
                 cut = quarter != chain[0] and not isinstance(join, Const)
                 if cut:
-                    begins = Signal(name=f"begins_{quarter}")
-                    m.d.comb += begins.eq(~join & inverts[quarter])
-                    a.append(join | begins)
-                    b.append(Const(0, 1))
-                    on.append(Const(0, 1))
-                    invert.append(begins)
+                    a.append(join | inverts[quarter])
+                    b.append(inverts[quarter])
+                    on.append(~join)
+                    invert.append(Const(0, 1))
                     at += 1
                 bits = slice(size * quarter, size * (quarter + 1))
                 a.append(acc[bits])

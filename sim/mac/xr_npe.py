@@ -71,11 +71,13 @@ def stimulus(config: "XrNpeConfig", rng: np.random.Generator, transfers: int) ->
         here = (mode == number) & (np.arange(transfers) >= at)
         for side, which in ((a, special[0]), (b, special[1])):
             given = codes(name, side)
-            if name != "fp4":  # NaR is rare, so that most runs are without
+            if name != "fp4":  # NaR is rare and in one lane, so that most runs are without
                 nar = given == 1 << BITS[name] - 1
-                given = np.where(nar & (which[:, None] > 2), 1, given)
+                given = np.where(nar, 1, given)
             lanes = given.shape[-1]
             some = rng.integers(0, lanes, len(side))[:, None] == np.arange(lanes)
+            if name != "fp4":
+                given = np.where(some & (which == 6)[:, None], 1 << BITS[name] - 1, given)
             given = np.where(some & (which == 5)[:, None], 0, given)
             ends = np.array([1, (1 << BITS[name] - 1) - 1, (1 << BITS[name] - 1) + 1, -1])
             chosen = ends[which % 4, None] & (1 << BITS[name]) - 1

@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from .._add_select import AddSelect, AddSelectConfig
 from .._once import place
 from .._runs import run_pipeline
-from ..config import Config, param
+from ..config import Config, Rate, param
 from ._planes import delayed, held
 from ._popcount import Popcount, PopcountConfig
 
@@ -44,6 +44,13 @@ class BipolarGemmConfig(Config):
     papers: ClassVar[tuple[str, ...]] = (
         "Bipolar-INT, arXiv 2409.17870",
         "APT-LLM, arXiv 2508.19087",
+    )
+
+    rates: ClassVar[tuple[Rate, ...]] = (
+        Rate(
+            *("bipolar4", "bipolar8", 32),
+            {"lanes": 64, "rows": 4, "columns": 4, "w_bits": 4, "max_k": 2048, "ternary": False},
+        ),
     )
 
     def faults(self) -> Iterator[str]:

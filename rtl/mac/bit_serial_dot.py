@@ -13,7 +13,7 @@ from amaranth.utils import ceil_log2
 from .._add_select import AddSelect, AddSelectConfig, accumulated
 from .._once import place
 from .._runs import run_pipeline
-from ..config import Config, param
+from ..config import Config, Rate, param
 from ._planes import delayed, held, plane_sums
 from ._select_tree import SelectTreeConfig
 
@@ -37,6 +37,11 @@ class BitSerialDotConfig(Config):
     papers: ClassVar[tuple[str, ...]] = (
         "VitaLLM, arXiv 2604.27396",
         "Bi-Mamba, arXiv 2411.11843",
+    )
+
+    rates: ClassVar[tuple[Rate, ...]] = (
+        Rate("int8", "int8", 32, {"lanes": 256}),
+        Rate("int4", "int8", 32, {"lanes": 128, "max_bits": 4}),
     )
 
     def faults(self) -> Iterator[str]:

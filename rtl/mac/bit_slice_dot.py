@@ -13,7 +13,7 @@ from amaranth.utils import ceil_log2
 from .._add_select import AddSelect, AddSelectConfig, accumulated
 from .._once import place
 from .._runs import run_pipeline
-from ..config import Config, param
+from ..config import Config, Rate, param
 from ._planes import delayed, held, plane_sums
 from ._select_tree import SelectTreeConfig
 from ._sign_tree import SignTree
@@ -48,6 +48,8 @@ class BitSliceDotConfig(Config):
         "flat": {"lanes": 8, "weight_width": 6, "split": 3, "max_k": 100, "stage": 0},
     }
     papers: ClassVar[tuple[str, ...]] = ("ELMoE-3D, arXiv 2604.14626",)
+
+    rates: ClassVar[tuple[Rate, ...]] = (Rate("int8", "int8", 32, {"lanes": 64}),)
 
     def faults(self) -> Iterator[str]:
         if self.lanes & (self.lanes - 1):

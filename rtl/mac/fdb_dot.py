@@ -13,7 +13,7 @@ from amaranth.utils import ceil_log2
 from .._add_select import accumulated
 from .._once import place
 from .._runs import run_pipeline
-from ..config import Config, param
+from ..config import Config, Rate, param
 from ._booth import BoothProduct, BoothProductConfig
 from ._planes import delayed, held, plane_sums
 from ._select_tree import SelectTreeConfig
@@ -41,6 +41,10 @@ class FdbDotConfig(Config):
         "adders": {"lanes": 32, "product": "rows"},
     }
     papers: ClassVar[tuple[str, ...]] = ("DB-LLM, arXiv 2402.11960",)
+
+    rates: ClassVar[tuple[Rate, ...]] = (
+        Rate("fdb", "int8", 32, {"lanes": 32, "scale_width": 8, "product": "rows"}),
+    )
 
     def faults(self) -> Iterator[str]:
         if self.lanes & (self.lanes - 1):

@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from .._add_select import accumulated
 from .._once import place
 from .._runs import run_pipeline
-from ..config import Config, param
+from ..config import Config, Rate, param
 from ..formats._formats import Special
 from ._booth import BoothProduct, BoothProductConfig
 from ._element_dot import (
@@ -58,6 +58,13 @@ class FpMacConfig(Config):
         "OCP 8-bit Floating Point (OFP8) v1.0",
         "INT v.s. FP, arXiv 2510.25602",
     )
+
+    rates: ClassVar[tuple[Rate, ...]] = tuple(
+        Rate(name, name, 1, {"format": name})
+        for name in (
+            *("int8", "int4", "fp4_e2m1", "fp6_e2m3", "fp6_e3m2", "fp8_e4m3", "fp8_e5m2", "fp16"),
+        )
+    ) + (Rate("bf16", "bf16", 1, {"format": "bf16", "accumulate": "fp32", "steps": 1}),)
 
     def faults(self) -> Iterator[str]:
         if self.steps == 3:

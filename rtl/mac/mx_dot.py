@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from .._add_select import accumulated
 from .._once import place
 from .._pipeline import Pipeline
-from ..config import Config, param
+from ..config import Config, Rate, param
 from ..formats._formats import IntegerFormat, Special, format_named
 from ._booth import BoothProduct, BoothProductConfig
 from ._element_dot import (
@@ -68,6 +68,25 @@ class MxDotConfig(Config):
     papers: ClassVar[tuple[str, ...]] = (
         "INT v.s. FP, arXiv 2510.25602",
         "OCP Microscaling Formats v1.0",
+    )
+
+    rates: ClassVar[tuple[Rate, ...]] = tuple(
+        Rate(name, name, block, {"lanes": block, "accumulate": "block", **values})
+        for name, block, values in (
+            ("mxint8", 32, {"format": "int8"}),
+            ("mxfp8", 32, {"format": "fp8_e4m3"}),
+            ("mxfp8_e5m2", 32, {"format": "fp8_e5m2"}),
+            ("mxfp6", 32, {"format": "fp6_e2m3"}),
+            ("mxfp6_e3m2", 32, {"format": "fp6_e3m2"}),
+            ("mxfp4", 32, {"format": "fp4_e2m1", "stage": 1, "chain": 2}),
+            ("nvfp4", 16, {"format": "fp4_e2m1", "block": 16, "scale": "fp8_e4m3"}),
+            ("nvint4", 16, {"format": "int4", "block": 16, "scale": "fp8_e4m3"}),
+        )
+    ) + (
+        Rate(
+            *("mxfp4", "int8", 32),
+            {"lanes": 32, "accumulate": "block", "format": "int8", "b_format": "fp4_e2m1"},
+        ),
     )
 
     def faults(self) -> Iterator[str]:

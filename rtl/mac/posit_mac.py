@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from .._add_select import accumulated
 from .._once import place
 from .._runs import run_pipeline
-from ..config import Config, param
+from ..config import Config, Rate, param
 from ..formats._decode import Decode, DecodeConfig, Span
 from ..formats._encode import Encode, EncodeConfig
 from ..formats._shift import cut, late, normalised, shifted_left
@@ -42,6 +42,13 @@ class PositMacConfig(Config):
     papers: ClassVar[tuple[str, ...]] = (
         "XR-NPE, arXiv 2508.13049",
         "Gustafson and Yonemoto 2017, Beating Floating Point at its Own Game",
+    )
+
+    rates: ClassVar[tuple[Rate, ...]] = (
+        Rate("posit8_0", "posit8_0", 1),
+        Rate("posit8_2", "posit8_2", 1, {"es": 2, "stage": 3}),
+        Rate("posit4_1", "posit4_1", 1, {"bits": 4, "es": 1}),
+        Rate("posit16_1", "posit16_1", 1, {"bits": 16, "es": 1, "carry": 15, "stage": 3}),
     )
 
     def faults(self) -> Iterator[str]:

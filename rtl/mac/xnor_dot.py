@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from .._add_select import AddSelect, AddSelectConfig, accumulated
 from .._once import place
 from .._runs import run_pipeline
-from ..config import Config, param
+from ..config import Config, Rate, param
 from ._planes import delayed, held
 from ._popcount import STRUCTURES, Popcount, PopcountConfig
 
@@ -35,6 +35,8 @@ class XnorDotConfig(Config):
         "flat": {"lanes": 4, "max_k": 30, "mask": True, "stage": 0},
     }
     papers: ClassVar[tuple[str, ...]] = ("BiBench, arXiv 2301.11233",)
+
+    rates: ClassVar[tuple[Rate, ...]] = (Rate("bipolar1", "bipolar1", 256),)
 
     def faults(self) -> Iterator[str]:
         if self.lanes & (self.lanes - 1):

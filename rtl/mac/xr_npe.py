@@ -13,7 +13,7 @@ from amaranth.utils import ceil_log2
 from .._add_mask import AddMask, AddMaskConfig
 from .._once import place
 from .._runs import run_pipeline
-from ..config import Config, param
+from ..config import Config, Rate, param
 from ._lane_align import BLOCK, adder_of, enables, lane_of, read_bits, rotated
 from ._lane_product import LaneArray
 from ._lane_words import taken_apart
@@ -49,6 +49,11 @@ class XrNpeConfig(Config):
         "ungated": {"gate": False},
     }
     papers: ClassVar[tuple[str, ...]] = ("XR-NPE, arXiv 2508.13049",)
+
+    rates: ClassVar[tuple[Rate, ...]] = tuple(
+        Rate(name, name, lanes)
+        for name, lanes in (("fp4_e2m1", 4), ("posit4_1", 4), ("posit8_0", 2), ("posit16_1", 1))
+    )
 
     def faults(self) -> Iterator[str]:
         names = self.formats.split("+")

@@ -59,12 +59,24 @@ class FpMacConfig(Config):
         "INT v.s. FP, arXiv 2510.25602",
     )
 
-    rates: ClassVar[tuple[Rate, ...]] = tuple(
-        Rate(name, name, 1, {"format": name})
-        for name in (
-            *("int8", "int4", "fp4_e2m1", "fp6_e2m3", "fp6_e3m2", "fp8_e4m3", "fp8_e5m2", "fp16"),
-        )
-    ) + (Rate("bf16", "bf16", 1, {"format": "bf16", "accumulate": "fp32", "steps": 1}),)
+    rates: ClassVar[tuple[Rate, ...]] = (
+        *tuple(
+            Rate(name, name, 1, {"format": name})
+            for name in (
+                *(
+                    "int8",
+                    "int4",
+                    "fp4_e2m1",
+                    "fp6_e2m3",
+                    "fp6_e3m2",
+                    "fp8_e4m3",
+                    "fp8_e5m2",
+                    "fp16",
+                ),
+            )
+        ),
+        Rate("bf16", "bf16", 1, {"format": "bf16", "accumulate": "fp32", "steps": 1}),
+    )
 
     def faults(self) -> Iterator[str]:
         if self.steps == 3:

@@ -70,19 +70,20 @@ class MxDotConfig(Config):
         "OCP Microscaling Formats v1.0",
     )
 
-    rates: ClassVar[tuple[Rate, ...]] = tuple(
-        Rate(name, name, block, {"lanes": block, "accumulate": "block", **values})
-        for name, block, values in (
-            ("mxint8", 32, {"format": "int8"}),
-            ("mxfp8", 32, {"format": "fp8_e4m3"}),
-            ("mxfp8_e5m2", 32, {"format": "fp8_e5m2"}),
-            ("mxfp6", 32, {"format": "fp6_e2m3"}),
-            ("mxfp6_e3m2", 32, {"format": "fp6_e3m2"}),
-            ("mxfp4", 32, {"format": "fp4_e2m1", "stage": 1, "chain": 2}),
-            ("nvfp4", 16, {"format": "fp4_e2m1", "block": 16, "scale": "fp8_e4m3"}),
-            ("nvint4", 16, {"format": "int4", "block": 16, "scale": "fp8_e4m3"}),
-        )
-    ) + (
+    rates: ClassVar[tuple[Rate, ...]] = (
+        *tuple(
+            Rate(name, name, block, {"lanes": block, "accumulate": "block", **values})
+            for name, block, values in (
+                ("mxint8", 32, {"format": "int8"}),
+                ("mxfp8", 32, {"format": "fp8_e4m3"}),
+                ("mxfp8_e5m2", 32, {"format": "fp8_e5m2"}),
+                ("mxfp6", 32, {"format": "fp6_e2m3"}),
+                ("mxfp6_e3m2", 32, {"format": "fp6_e3m2"}),
+                ("mxfp4", 32, {"format": "fp4_e2m1", "stage": 1, "chain": 2}),
+                ("nvfp4", 16, {"format": "fp4_e2m1", "block": 16, "scale": "fp8_e4m3"}),
+                ("nvint4", 16, {"format": "int4", "block": 16, "scale": "fp8_e4m3"}),
+            )
+        ),
         Rate(
             *("mxfp4", "int8", 32),
             {"lanes": 32, "accumulate": "block", "format": "int8", "b_format": "fp4_e2m1"},

@@ -104,10 +104,40 @@ def rows(
 def _built(
     entry: Entry, board: Any, library: Any, scratch: Path, dsp: bool, progress: Progress
 ) -> Row:
+    """Costs of a design, kept by all that they depend on."""
+    from ...asic import flow as cells
+    from ...asic import power
+    from ...fpga import flow as fpga
+    from ...rtl import cache
+    from .. import tools
+
+    design, name = entry.design, entry.block.name
+    used = [tools.find(tool) for tool in ("yosys", "nextpnr-ecp5")]
+    sources = [Path(str(module.__file__)).read_bytes() for module in (cells, fpga, power)]
+    key = [design.text, repr(board), str(dsp), *(f"{tool.name} {tool.version}" for tool in used)]
+    key += [library.name, *(f"{file} {file.stat().st_mtime_ns}" for file in library.files)]
+
+    def fill(work: Path) -> None:
+        found = _measured(entry, design, board, library, scratch, dsp, progress)
+        (work / "costs.json").write_text(json.dumps(found))
+
+    made = cache.folder("compare", [name, *key, *sources], fill)
+    return json.loads((made / "costs.json").read_text())
+
+
+def _measured(
+    entry: Entry,
+    design: Design,
+    board: Any,
+    library: Any,
+    scratch: Path,
+    dsp: bool,
+    progress: Progress,
+) -> Row:
     from ...asic import flow as cells
     from ...fpga import flow as fpga
 
-    design, name = entry.design, entry.block.name
+    name = entry.block.name
     progress(f"{name} for {board.name}")
     placed = fpga.build(
         design, board, scratch / "fpga", target_mhz=TARGET_MHZ, out_of_context=True, dsp=dsp

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ...rtl import cache
 from ...rtl.errors import AtriplexError
 from ..describe import markdown
 
@@ -21,27 +22,30 @@ def shown(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[list[Any]]]:
     return SHOWN, [[row[name] for name in SHOWN] for row in rows]
 
 
-def write(rows: Sequence[Row], folder: Path, family: str, board: str, library: str) -> str:
-    """``report.json``, ``report.md`` and ``report.png`` in ``folder``; a sentence for what is not
-    there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(list(rows), indent=1) + "\n")
-    parts = [
-        f"# {family}, for a product a cycle",
-        (
-            f"LUT4, FF, DSP, MHz: {board}, the block alone, routed. um2, NAND2, cells MHz: "
-            f"{library}, without wires. pJ: an estimate from how often nets switch. Perplexity: of "
-            "the shipped float model on its own texts, with weights and activations in these "
-            "formats."
-        ),
-        markdown([{name: row[name] for name in SHOWN} for row in rows]),
-    ]
-    (folder / "report.md").write_text("\n\n".join(parts))
-    try:
-        picture(rows, folder / "report.png", f"{family}: {library}, at the same throughput")
-    except AtriplexError as error:
-        return str(error)
-    return ""
+def write(rows: Sequence[Row], out: Path, family: str, board: str, library: str) -> str:
+    """``report.json``, ``report.md`` and ``report.png`` in ``out``; a sentence for what is not there.
+
+    ``out`` appears whole or not at all.
+    """
+    missing = ""
+    with cache.write_whole(out) as folder:
+        (folder / "report.json").write_text(json.dumps(list(rows), indent=1) + "\n")
+        parts = [
+            f"# {family}, for a product a cycle",
+            (
+                f"LUT4, FF, DSP, MHz: {board}, the block alone, routed. um2, NAND2, cells MHz: "
+                f"{library}, without wires. pJ: an estimate from how often nets switch. "
+                "Perplexity: of the shipped float model on its own texts, with weights and "
+                "activations in these formats."
+            ),
+            markdown([{name: row[name] for name in SHOWN} for row in rows]),
+        ]
+        (folder / "report.md").write_text("\n\n".join(parts))
+        try:
+            picture(rows, folder / "report.png", f"{family}: {library}, at the same throughput")
+        except AtriplexError as error:
+            missing = str(error)
+    return missing
 
 
 def picture(found: Sequence[Row], path: Path, title: str) -> None:

@@ -108,11 +108,12 @@ def _built(
     from ...asic import flow as cells
     from ...asic import power
     from ...fpga import flow as fpga
+    from ...fpga.families import family
     from ...rtl import cache
     from .. import tools
 
     design, name = entry.design, entry.block.name
-    used = [tools.find(tool) for tool in ("yosys", "nextpnr-ecp5")]
+    used = [tools.find(tool) for tool in ("yosys", family(board.family).place)]
     sources = [Path(str(module.__file__)).read_bytes() for module in (cells, fpga, power)]
     key = [design.text, repr(board), str(dsp), *(f"{tool.name} {tool.version}" for tool in used)]
     key += [library.name, *(f"{file} {file.stat().st_mtime_ns}" for file in library.files)]

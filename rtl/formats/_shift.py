@@ -32,21 +32,32 @@ def normalised(
 def shifted_right(m: Module, name: str, value, amount, most: int, fill: Any = 0, sticky: Any = 0):
     """``value`` shifted right by ``amount``, which is at most ``most``; ``fill`` comes in.
 
-    With it comes whether any bit that left was set, or ``sticky`` was.
+    With it comes whether any bit that left was set, or ``sticky`` was.  The long shifts come first,
+    for who uses only low bits.  The two longest are one stage of three inputs where they never
+    come together.
     """
-    width = len(value)
+    width, stages = len(value), most.bit_length()
+    joined = stages > 1 and most < 3 << stages - 2
+
+    def moved(step: int) -> Value:
+        return Cat(value[step:], Value.cast(fill).replicate(min(step, width)))
+
     lost = Signal(name=f"{name}_sticky_in")
     m.d.comb += lost.eq(sticky)
-    for stage in reversed(range(most.bit_length())):
+    for stage in reversed(range(stages - joined)):
         step, by = 1 << stage, amount[stage]
-        reach = min(step, width)
         after = Signal(width, name=f"{name}_{step}")
         gone = Signal(name=f"{name}_sticky_{step}")
-        moved = Cat(value[reach:], Value.cast(fill).replicate(reach))
         m.d.comb += [
-            after.eq(Mux(by, moved, value)),
-            gone.eq(lost | (by & value[:reach].any())),
+            after.eq(Mux(by, moved(step), value)),
+            gone.eq(lost | (by & value[:step].any())),
         ]
+        if joined and stage == stages - 2:
+            with m.If(amount[stages - 1]):
+                m.d.comb += [
+                    after.eq(moved(2 * step)),
+                    gone.eq(lost | value[: 2 * step].any()),
+                ]
         value, lost = after, gone
     return value, lost
 

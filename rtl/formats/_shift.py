@@ -32,21 +32,32 @@ def normalised(
 def shifted_right(m: Module, name: str, value, amount, most: int, fill: Any = 0, sticky: Any = 0):
     """``value`` shifted right by ``amount``, which is at most ``most``; ``fill`` comes in.
 
-    With it comes whether any bit that left was set, or ``sticky`` was.
+    With it comes whether any bit that left was set, or ``sticky`` was.  The long shifts come first,
+    for who uses only low bits.  The two longest are one stage of three inputs where they never
+    come together.
     """
-    width = len(value)
+    width, stages = len(value), most.bit_length()
+    joined = stages > 1 and most < 3 << stages - 2
+
+    def moved(step: int) -> Value:
+        return Cat(value[step:], Value.cast(fill).replicate(min(step, width)))
+
     lost = Signal(name=f"{name}_sticky_in")
     m.d.comb += lost.eq(sticky)
-    for stage in reversed(range(most.bit_length())):
+    for stage in reversed(range(stages - joined)):
         step, by = 1 << stage, amount[stage]
-        reach = min(step, width)
         after = Signal(width, name=f"{name}_{step}")
         gone = Signal(name=f"{name}_sticky_{step}")
-        moved = Cat(value[reach:], Value.cast(fill).replicate(reach))
         m.d.comb += [
-            after.eq(Mux(by, moved, value)),
-            gone.eq(lost | (by & value[:reach].any())),
+            after.eq(Mux(by, moved(step), value)),
+            gone.eq(lost | (by & value[:step].any())),
         ]
+        if joined and stage == stages - 2:
+            with m.If(amount[stages - 1]):
+                m.d.comb += [
+                    after.eq(moved(2 * step)),
+                    gone.eq(lost | value[: 2 * step].any()),
+                ]
         value, lost = after, gone
     return value, lost
 
@@ -73,12 +84,15 @@ def cut(value, width: int) -> tuple[Value, Value]:
     return value[spare:], value[:spare].any()
 
 
-def late(m: Module, stage: int, enable, name: str, value) -> Signal:
-    """``value`` as a signal of its own, behind a register with ``stage``."""
-    x = Signal(len(value), name=f"x_{name}", reset_less=True)
-    if stage:
-        with m.If(enable):
-            m.d.sync += x.eq(value)
-    else:
-        m.d.comb += x.eq(value)
+def late(m: Module, stage: int, enable, name: str, value, clear: Any = 0) -> Signal:
+    """``value`` as a signal of its own, behind a register with ``stage``; 0 where ``clear``.
+
+    A register does that by its reset, which costs no LUT.
+    """
+    x = Signal(value.shape(), name=f"x_{name}", reset_less=True)
+    domain = m.d.sync if stage else m.d.comb
+    with m.If(enable if stage else 1):
+        domain += x.eq(value)
+        with m.If(clear):
+            domain += x.eq(0)
     return x

@@ -65,7 +65,7 @@ def linear_code(m: Module, bits: int, acc, nar, stage: int, enable) -> Any:
 
     The inverse of :func:`linear`: bits at 1 and above that are unlike the sign give the run, the
     sum is shifted right by what the run costs, and the run is put into the bits by XOR.  With
-    ``stage`` there is a register in front of the shifter.
+    ``stage`` there is a register in front of the shifter, and always one behind.
     """
     unit, sign = bits - 2, acc[-1]  # of a posit's step, in bits of acc
     unlike = acc[:-1] ^ sign.replicate(len(acc) - 1)
@@ -79,47 +79,58 @@ def linear_code(m: Module, bits: int, acc, nar, stage: int, enable) -> Any:
     def x(name: str, value) -> Signal:
         return late(m, stage, enable, name, value)
 
-    x_sign, x_nar, x_beyond, x_tiny = (
-        x("sign", sign),
-        x("nar", nar),
-        x("beyond", beyond),
-        x("tiny", tiny),
-    )
-    x_run = x("run", run | beyond.replicate(unit))
-    window, below = x("window", acc[unit - 1 : 3 * unit + 1]), x("below", acc[: unit - 1].any())
-    amount = Cat(x_run[-1], _rank(x_run[:-1]))
+    # Beyond the largest the run is full, and what is left of the sum is put at nothing: the code is
+    # the largest.
+    x_kept = late(m, stage, enable, "kept", acc[unit - 1 : 3 * unit], clear=beyond)
+    x_sign, x_tiny, x_nar = x("sign", sign), x("tiny", tiny), x("nar", nar)
+    full = run | beyond.replicate(unit)
+    x_run, x_rank = x("run", full), x("rank", _rank(full[:-1]))
+    below = x("below", acc[: unit - 1].any())
+    window, amount = Cat(x_kept, x_sign), Cat(x_run[-1], x_rank)
     shifted, lost = shifted_right(m, "round", window, amount, 2 * unit - 1, x_sign, below)
     code, up, guard = Signal(bits), Signal(), shifted[0]
     m.d.comb += [
         code.eq(Cat(shifted[1 : bits - 1] ^ x_run, x_run[-1] ^ x_sign, x_sign)),
-        # What is not 0 becomes no 0.
-        up.eq(Mux(x_tiny, ~x_sign & (guard | lost), guard & (code[0] | lost))),
+        # What is not 0 becomes no 0: up from 0, and not up from the one below.
+        up.eq(Mux(x_tiny, ~code[0] & (guard | lost), guard & (code[0] | lost))),
     ]
-    largest = Cat(Const(1, 1), (~x_sign).replicate(bits - 2), x_sign)
-    return Mux(x_nar, 1 << bits - 1, Mux(x_beyond, largest, code + up))
+    y = Signal(bits, reset_less=True)
+    with m.If(enable):
+        m.d.sync += y.eq(code + up)
+        with m.If(x_nar):
+            m.d.sync += y.eq(1 << bits - 1)
+    return y
 
 
-def product(m: Module, platform: Any, name: str, a, b) -> Any:
+def product(m: Module, platform: Any, enable, a, b, rows: int, lowest=None) -> Any:
     """``a * b``, exact: a row for each bit of ``b``, added or not inside a carry chain.
 
-    Both signed, or both not.
+    Both are signed, or both not.  Behind every ``rows`` rows but the last ones is a register; 0 for
+    none.  ``lowest`` is the row of bit 0, if that is there already.
     """
-    is_signed = b.shape().signed
-    value = a if is_signed else Cat(a, Const(0, 1)).as_signed()
-    above, low = select(value, b[0], Const(0, 1)), Cat()
-    for row in range(1, len(b)):
-        top = is_signed and row == len(b) - 1
+    is_signed, width, first = b.shape().signed, len(a) + len(b), b[0]
+    if not is_signed:
+        a = Cat(a, Const(0, 1)).as_signed()
+    above, low = select(a, first, Const(0, 1)) if lowest is None else lowest, Cat()
+    b = b[1:].as_unsigned()
+    for row in range(1, len(b) + 1):
+        if rows and row % rows == 0:
+            parts = {"above": above, "a": a, "b": b, "low": low}
+            above, a, b, low = (
+                late(m, 1, enable, f"{name}_{row}", part) for name, part in parts.items()
+            )
+        top = is_signed and len(b) == 1
         add = place(
             m,
             platform,
-            f"{name}_{row}",
-            AddSelect(AddSelectConfig(width=len(value))),
+            f"row_{row}",
+            AddSelect(AddSelectConfig(width=len(a))),
             a=above[1:].as_signed(),
-            b=value,
-            enable=b[row],
+            b=a,
+            enable=b[0],
             invert=int(top),
-            carry=b[row] if top else 0,
+            carry=b[0] if top else 0,
         )
-        low, above = Cat(low, above[0]), add.y
-    whole = Cat(low, above)[: len(a) + len(b)]
+        low, above, b = Cat(low, above[0]), add.y, b[1:]
+    whole = Cat(low, above)[:width]
     return whole.as_signed() if is_signed else whole

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -27,15 +27,16 @@ class PositMacConfig(Config):
     es: int = param(0, "exponent bits of a posit", ge=0, le=3)
     carry: int = param(7, "bits of the quire above the largest product", ge=1, le=31)
     raw: bool = param(False, "the quire goes out as well")
-    stage: int = param(
-        1, "registers before the quire: behind product, decoders, shifter", ge=1, le=3
+    stage: int = param(2, "registers: 1 behind the product, 2 decoders, 3 shifter too", ge=1, le=3)
+    rows: int = param(
+        4, "bits of a factor between registers in the product; 0 for none", ge=0, le=13
     )
     round_stage: int = param(1, "registers inside the rounding", ge=0, le=1)
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
         "tiny": {"bits": 4, "es": 1, "carry": 3, "raw": True, "round_stage": 0},
-        "raw": {"raw": True, "stage": 3},
+        "raw": {"raw": True, "stage": 1, "rows": 0},
         "posit8_2": {"es": 2, "stage": 3},
         "posit16_1": {"bits": 16, "es": 1, "carry": 15, "raw": True, "stage": 3},
     }
@@ -91,9 +92,24 @@ class PositMacConfig(Config):
         return self.es == 0
 
     @property
+    def factor(self) -> int:
+        """Bits of a factor of the product."""
+        return self.bits - 1 if self.linear else self.span.bits
+
+    @property
+    def product_latency(self) -> int:
+        """Registers inside the product."""
+        return (self.factor - 1) // self.rows if self.rows else 0
+
+    @property
+    def quire_latency(self) -> int:
+        """Registers before the quire."""
+        return self.stage + self.product_latency
+
+    @property
     def latency(self) -> int:
         """Cycles from the last transfer of a run to the first in which its sum is offered."""
-        return self.stage + 1 + self.round_stage + 1
+        return self.quire_latency + 1 + self.round_stage + 1
 
 
 class PositMac(wiring.Component):
@@ -154,22 +170,19 @@ class PositMac(wiring.Component):
         terms = self._linear_term if config.linear else self._term
         total, negative, bad = terms(m, platform)
 
-        at = config.stage - 1
+        at = config.quire_latency - 1
         moves = run.enable & run.moves[at]
         acc = accumulated(m, platform, config.quire_width, total, negative, run.opens[at], moves)
         nar = Signal()
         with m.If(moves):
             m.d.sync += nar.eq(bad | (nar & ~run.opens[at]))
 
-        y = Signal(config.bits, reset_less=True)
-        made = (
+        code = (
             linear_code(m, config.bits, acc, nar, config.round_stage, run.enable)
             if config.linear
-            else self._code(m, platform, acc, nar)
+            else late(m, 1, run.enable, "y", self._code(m, platform, acc, nar))
         )
-        with m.If(run.enable):
-            m.d.sync += y.eq(made)
-        m.d.comb += self.o.p.y.eq(y)
+        m.d.comb += self.o.p.y.eq(code)
         if config.raw:
             sum_ = Mux(nar, 1 << config.quire_width - 1, acc)[: config.quire_width]
             for step in range(config.round_stage + 1):
@@ -178,33 +191,37 @@ class PositMac(wiring.Component):
             m.d.comb += [wide.eq(sum_.as_signed()), self.o.p.quire.as_value().eq(wide)]
         return m
 
-    def _late(self, m: Module, stage: int, name: str, value):
-        """``value`` behind a register if there are ``stage`` registers before the quire."""
-        x = late(m, self.config.stage >= stage, self._enable, name, value)
-        return x.as_signed() if value.shape().signed else x
+    def _late(self, m: Module, stage: int, name: str, value, clear: Any = 0):
+        """``value`` behind a register if there are ``stage`` registers around the product."""
+        name = f"{name}_{stage}"
+        return late(m, self.config.stage >= stage, self._enable, name, value, clear)
+
+    def _beside(self, m: Module, name: str, value):
+        """``value`` behind as many registers as the product has, and that behind it."""
+        for step in range(self.config.product_latency):
+            value = late(m, 1, self._enable, f"{name}_beside_{step}", value)
+        return self._late(m, 1, name, value)
 
     def _linear_term(self, m: Module, platform):
         """The product, signed, in its place in the quire; nothing to add; whether it is NaR."""
+        config = self.config
         a, b = (linear(m, name, self.i.p[name]) for name in ("a", "b"))
+        # The sum of two shifts: its lowest bit is done here, where numbers are shortest.
         odd, even = a.odd ^ b.odd, a.odd & b.odd
-        x_odd = self._late(m, 2, "odd", odd)
-        x_a, x_b = self._late(m, 2, "a", a.significand), self._late(m, 2, "b", b.significand)
-        ranks = [
-            self._late(m, 2, f"rank_{name}", part.rank)
-            for name, part in zip("ab", (a, b), strict=True)
-        ]
-        rank = Signal(range(2 * (self.config.bits - 3) + 2))
-        m.d.comb += rank.eq(ranks[0] + ranks[1] + self._late(m, 2, "even", even))
-        bad = self._late(m, 2, "bad", a.nar | b.nar)
+        factor = Signal(signed(config.bits))
+        m.d.comb += factor.eq(Mux(odd, a.significand << 1, a.significand))
+        x_a, x_b = self._late(m, 2, "a", factor), self._late(m, 2, "b", b.significand)
+        lowest = self._late(m, 2, "lowest", factor, clear=~b.significand[0])
+        ranks = [self._late(m, 2, f"rank_{n}", p.rank) for n, p in zip("ab", (a, b), strict=True)]
+        even = self._late(m, 2, "even", even)
+        rank = (Cat(Const(1, 1), ranks[0]) + Cat(even, ranks[1]))[1:]  # of three, in one chain
+        bad = self._beside(m, "bad", self._late(m, 2, "bad", a.nar | b.nar))
 
-        whole = self._late(m, 1, "product", product(m, platform, "row", x_a, x_b))
-        amount = self._late(m, 1, "amount", Cat(x_odd, rank))
-        bad = self._late(m, 1, "bad_1", bad)
-
-        most = 4 * self.config.bits - 10
-        term = shifted_left(m, "term", whole, amount, most)[: self.config.product_width]
-        term = self._late(m, 3, "placed", term.as_signed())
-        return term, 0, self._late(m, 3, "bad_3", bad)
+        whole = product(m, platform, self._enable, x_a, x_b, config.rows, lowest)
+        whole, rank = self._late(m, 1, "product", whole), self._beside(m, "rank", rank)
+        term = shifted_left(m, "term", whole, Cat(Const(0, 1), rank), 4 * config.bits - 10)
+        term = self._late(m, 3, "term", term[: config.product_width].as_signed())
+        return term, 0, self._late(m, 3, "bad", bad)
 
     def _term(self, m: Module, platform):
         """The product in its place in the quire, its bits flipped if it is negative and with one
@@ -221,28 +238,24 @@ class PositMac(wiring.Component):
             )
             for name in ("a", "b")
         )
-        negative = self._late(m, 2, "negative", a.sign ^ b.sign)
-        bad = self._late(m, 2, "bad", a.nan | b.nan)
-        zero = a.zero | b.zero
+        negative = self._beside(m, "negative", self._late(m, 2, "negative", a.sign ^ b.sign))
+        bad = self._beside(m, "bad", self._late(m, 2, "bad", a.nan | b.nan))
         x_a = self._late(m, 2, "a", a.significand)
-        x_b = self._late(m, 2, "b", b.significand & (~zero).replicate(span.bits))
-        exponents = [
+        x_b = self._late(m, 2, "b", b.significand, clear=a.zero | b.zero)
+        powers = [
             self._late(m, 2, f"exponent_{n}", p.exponent) for n, p in zip("ab", (a, b), strict=True)
         ]
         amount = Signal(range(4 * span.high + 1))
-        m.d.comb += amount.eq(exponents[0] + exponents[1] + 2 * span.high)
+        m.d.comb += amount.eq(powers[0] + powers[1] + 2 * span.high)
 
-        whole = self._late(m, 1, "product", product(m, platform, "row", x_a, x_b))
-        amount = self._late(m, 1, "amount", amount)
-        negative, bad = self._late(m, 1, "negative_1", negative), self._late(m, 1, "bad_1", bad)
-
+        whole = product(m, platform, self._enable, x_a, x_b, config.rows)
+        whole, amount = self._late(m, 1, "product", whole), self._beside(m, "amount", amount)
         # The bits of the fractions that are left below are 0: no product is between two steps.
         spare = 2 * (span.bits - 1)
         term = shifted_left(m, "term", whole, amount, 4 * span.high)[spare:]
         term = Cat(term, Const(0, 1)) ^ negative.replicate(len(term) + 1)
-        term = self._late(m, 3, "placed", term.as_signed())
-        negative, bad = self._late(m, 3, "negative_3", negative), self._late(m, 3, "bad_3", bad)
-        return term, negative, bad
+        term = self._late(m, 3, "term", term.as_signed())
+        return term, self._late(m, 3, "negative", negative), self._late(m, 3, "bad", bad)
 
     def _code(self, m: Module, platform, acc, nar):
         """The nearest posit: magnitude, leading one, and then as all numbers are encoded."""

@@ -75,6 +75,11 @@ class XrNpeConfig(Config):
         """Most lanes of a word."""
         return max(LANES[name] for name in self.names)
 
+    @property
+    def nar_lanes(self) -> int:
+        """Most lanes of a word that can be NaR; FP4 has no such code."""
+        return max((LANES[name] for name in self.names if name != "fp4"), default=0)
+
     def acc_width(self, name: str) -> int:
         """Bits that hold every sum of ``max_k`` products of a format, in two's complement."""
         return (BOUNDS[name] * self.max_k).bit_length() + 1
@@ -142,7 +147,8 @@ class XrNpe(wiring.Component):
         ``a``, ``b``: words.  ``mode``, with several formats.  ``first``, ``last``: bounds of the
         run.
     o : :py:`Out(stream.Signature(StructLayout))`
-        ``acc``: quarters, the lowest first.  ``nar``: a bit per lane.
+        ``acc``: quarters, the lowest first.  ``nar``: a bit per lane that
+        can be NaR; not with FP4 alone.
 
     Source: RMMEC of XR-NPE (arXiv 2508.13049), one multiplier and exponent datapath for these four
     formats; the structure is ours (docs/blocks/xr_npe.md).
@@ -162,9 +168,10 @@ class XrNpe(wiring.Component):
             "first": unsigned(1),
             "last": unsigned(1),
         })
+        nar = {"nar": unsigned(config.nar_lanes)} if config.nar_lanes else {}
         result = data.StructLayout({
             "acc": data.ArrayLayout(unsigned(config.quarter), 4),
-            "nar": unsigned(config.lanes),
+            **nar,
         })
         super().__init__({
             "i": In(stream.Signature(operands)),
@@ -186,6 +193,9 @@ class XrNpe(wiring.Component):
             stage += 1
             late = {}
             for name, value in {**values, "last": ends}.items():
+                if not len(value):
+                    late[name] = value
+                    continue
                 late[name] = Signal(len(value), name=f"x_{name}_{stage}", reset_less=True)
                 with m.If(run.enable):
                     m.d.sync += late[name].eq(value)
@@ -198,7 +208,7 @@ class XrNpe(wiring.Component):
         )
         signs = Cat(x ^ y for x, y in zip(a.signs, b.signs, strict=True))
         ones = Cat(x & y for x, y in zip(a.set_, b.set_, strict=True))
-        nars = Cat(x | y for x, y in zip(a.nars, b.nars, strict=True))[: config.lanes]
+        nars = Cat(x | y for x, y in zip(a.nars, b.nars, strict=True))[: config.nar_lanes]
         scales = [Cat(a.scales), Cat(b.scales)]
         widths = [len(scale) for scale in a.scales]
         array, factor = LaneArray(config.names), b.significands
@@ -285,17 +295,19 @@ class XrNpe(wiring.Component):
             nars=nars,
         ).values()
 
-        acc, nar = Signal(4 * config.quarter, reset_less=True), Signal.like(nars, reset_less=True)
+        acc = Signal(4 * config.quarter, reset_less=True)
         total = self._added(m, platform, acc, window, live, blocks, inverts, modes)
-        found = Signal.like(nars)
-        m.d.comb += found.eq(nar | nars)
-        moves, opens = run.moves[stage - 1 :], run.opens[stage - 2]
-        with m.If(run.enable & moves[0]):
-            m.d.sync += [acc.eq(total), nar.eq(found)]
+        kept, found, shown = [acc], [total], [self.o.p.acc]
+        if config.nar_lanes:
+            nar, either = Signal.like(nars, reset_less=True), Signal.like(nars)
+            m.d.comb += either.eq(nar | nars)
+            kept, found, shown = [acc, nar], [total, either], [self.o.p.acc, self.o.p.nar]
+        with m.If(run.enable & run.moves[stage - 1]):
+            m.d.sync += [x.eq(y) for x, y in zip(kept, found, strict=True)]
             with m.If(ends):
-                m.d.sync += [self.o.p.acc.eq(total), self.o.p.nar.eq(found)]
-        with m.If(run.enable & run.moves[stage - 2] & opens):
-            m.d.sync += [acc.eq(0), nar.eq(0)]  # the transfer behind begins a run
+                m.d.sync += [x.eq(y) for x, y in zip(shown, found, strict=True)]
+        with m.If(run.enable & run.moves[stage - 2] & run.opens[stage - 2]):
+            m.d.sync += [x.eq(0) for x in kept]  # the transfer behind begins a run
         return m
 
     @staticmethod

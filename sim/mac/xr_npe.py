@@ -114,7 +114,7 @@ def golden(config: "XrNpeConfig", inputs: Streams) -> Streams:
     _, ends = bounds(i)
     mode = i["mode"] if len(config.names) > 1 else np.zeros(len(i["last"]), np.int64)
     acc = np.zeros((len(ends), 4), np.int64)
-    nar = np.zeros((len(ends), config.lanes), np.int64)
+    nar = np.zeros((len(ends), config.nar_lanes), np.int64)
     for number, name in enumerate(config.names):
         here = mode == number
         lanes = 16 // BITS[name]
@@ -124,9 +124,11 @@ def golden(config: "XrNpeConfig", inputs: Streams) -> Streams:
         total = _joined(_limbs(name, x, y), i, 4 * config.quarter // lanes, config.quarter)
         mine = here[ends]
         acc[mine] = total.reshape(len(ends), 4)[mine]
-        found = sums(bad.astype(np.int64), i) > 0
-        nar[mine, :lanes] = found[mine]
-    return {"o": {"acc": acc, "nar": (nar << np.arange(config.lanes)).sum(axis=1)}}
+        if name != "fp4":
+            nar[mine, :lanes] = (sums(bad.astype(np.int64), i) > 0)[mine]
+    if not config.nar_lanes:
+        return {"o": {"acc": acc}}
+    return {"o": {"acc": acc, "nar": (nar << np.arange(config.nar_lanes)).sum(axis=1)}}
 
 
 def _limbs(name: str, x: Any, y: Any) -> Ints:

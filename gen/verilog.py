@@ -217,6 +217,10 @@ def _elaborated(block: Block, config: Config) -> Design:
     )
 
 
+NO_BITS = re.compile(r"\n  wire \[-1:0\] [^\n]*;(?=\n)")
+"""Declaration of a wire without bits, of which yosys keeps nothing else."""
+
+
 def convert(component: Any, name: str) -> tuple[str, tuple[Port, ...]]:
     """Verilog text and ports of ``component`` as module ``name``."""
     top, modules = _Top(component), Modules()
@@ -233,7 +237,7 @@ def convert(component: Any, name: str) -> tuple[str, tuple[Port, ...]]:
         )
     text = _uninitialised("\n".join([*modules.rtlil.values(), text]))
     text = _plain_names(_no_field_wires(text))
-    text = _verilog(text)
+    text = NO_BITS.sub("", _verilog(text))
     body = text[f"\n{text}".index(f"\nmodule {name}(") :]
     ports = [Port(port, 1, "input") for port in ("clk", "rst") if f"\n  input {port};" in body]
     ports += [

@@ -24,6 +24,7 @@ import numpy as np
 from ..rtl.errors import AtriplexError
 from . import blocks
 from .arrays import sharing
+from .compare.costs import multipliers
 from .describe import markdown
 from .selection import selection
 from .simd import simd
@@ -346,6 +347,7 @@ SECTIONS: dict[str, Callable[..., Iterator[Row]]] = {
         sharing,
         selection,
         simd,
+        multipliers,
         speed,
         growth,
         models,

@@ -196,3 +196,17 @@ def _drive(block: Block, design: Design) -> Callable[[int], Mapping[str, NDArray
         return {port.name: ports[port.name] for port in design.ports if port.name in ports}
 
     return drive
+
+
+def multipliers() -> Iterator[Row]:
+    """All that multiplies and accumulates, for a product a cycle: `atriplex compare mac`.
+
+    ULX3S without multipliers, the block alone, routed; osu018 without wires; pJ from how often nets
+    switch; perplexity of the shipped float model on its own texts, weights and activations in these
+    formats.
+    """
+    from ...asic.library import library
+    from ...fpga.boards import board
+
+    for row in rows(entries("mac"), board("ulx3s-85f"), library("osu018")):
+        yield {name: value for name, value in row.items() if name != "parameters"}

@@ -37,7 +37,8 @@ def test_model_is_the_exact_sum_rounded_once(preset: str) -> None:
     out = posit_mac.golden(config, posit_mac.dots(config, codes[0], codes[1]))["o"]
     step = Fraction(1, 1 << 2 * config.span.high)
     for n, (a, b) in enumerate(zip(*decode(format_, codes), strict=True)):
-        total = sum(Fraction(x) * Fraction(y) for x, y in zip(a, b, strict=True))
+        products = (Fraction(x) * Fraction(y) for x, y in zip(a, b, strict=True))
+        total = sum(products, Fraction(0))
         if config.raw:
             quire = sum(int(word) << 32 * at for at, word in enumerate(out["quire"][n]))
             assert quire == int(total / step) & (1 << 32 * config.words) - 1

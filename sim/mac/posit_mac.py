@@ -23,7 +23,7 @@ MASK = (1 << WORD) - 1
 
 def dots(config: PositMacConfig, a: Ints, b: Ints) -> Streams:
     """Transfers of the dot products of posit codes ``a`` and ``b`` (dots, K)."""
-    first, last = np.zeros((2, *a.shape), np.int64)
+    first, last = np.zeros(a.shape, np.int64), np.zeros(a.shape, np.int64)
     first[:, 0] = last[:, -1] = 1
     fields = {"a": a, "b": b, "first": first, "last": last}
     return {"i": {name: values.reshape(-1) for name, values in fields.items()}}
@@ -71,14 +71,14 @@ def golden(config: PositMacConfig, inputs: Streams) -> Streams:
     format_ = format_named(config.format)
     assert isinstance(format_, PositFormat)
     span = 2 * (config.bits - 2 << config.es)  # a product is a multiple of 2**-span
-    values = [decode(format_, i[name]) for name in ("a", "b")]
-    bad = np.isnan(values[0]) | np.isnan(values[1])
-    limbs = _limbs(*(np.where(bad, 0.0, x) for x in values), span, config.words)
+    a, b = decode(format_, i["a"]), decode(format_, i["b"])
+    bad = np.isnan(a) | np.isnan(b)
+    limbs = _limbs(np.where(bad, 0.0, a), np.where(bad, 0.0, b), span, config.words)
     quires = _whole(sums(limbs, i))
     nar = sums(bad.astype(np.int64), i) > 0
     half = 1 << config.quire_width - 1
     quires = [(quire + half & 2 * half - 1) - half for quire in quires]
-    y = np.where(nar, half_code(config.bits), nearest(format_, quires, span))
+    y = np.where(nar, 1 << config.bits - 1, nearest(format_, quires, span))
     out = {"y": y}
     if config.raw:
         shown = [-half if bad_one else quire for quire, bad_one in zip(quires, nar, strict=True)]
@@ -100,11 +100,6 @@ def nearest(format_: PositFormat, quires: list[int], span: int) -> Ints:
         wholes.append(size if quire >= 0 else -size)
         exponents.append(spare - span)
     return encode(format_, np.ldexp(np.array(wholes, np.float64), np.array(exponents, np.int64)))
-
-
-def half_code(bits: int) -> int:
-    """NaR."""
-    return 1 << bits - 1
 
 
 def cycles(config: PositMacConfig, inputs: Streams) -> int:

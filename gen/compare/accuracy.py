@@ -77,8 +77,10 @@ def rounded_weights(name: str, weight: Any) -> Floats:
     """A matrix (outputs, inputs) as it is after rounding."""
     if name == FLOATS or not isinstance(weight, np.ndarray):
         return values(weight)
-    if name in ("nvfp4", "nvint4"):
+    try:
         return _blocks(name, weight)
+    except FormatError:
+        pass
     if _plain(name):
         codes, scale = nearest(weight, name)
         return (decode(format_named(name), codes) * scale).astype(np.float32)

@@ -478,7 +478,6 @@ def costs(tmp_path: Path) -> dict[str, tuple[float, float]]:
 def test_what_formats_cost_at_the_same_throughput(tmp_path: Path) -> None:
     """The paper's 0.79 for MXINT8 and 0.38 for NVINT4, by area and relative to MXFP8."""
     found = costs(tmp_path)
-    print(found)
     for kind in (0, 1):
         of = {name: both[kind] / found["mxfp8"][kind] for name, both in found.items()}
         assert 0.5 < of["mxint8"] < 0.85

@@ -451,7 +451,7 @@ def test_transfers_of_a_whole_block_take_as_long_as_the_addition() -> None:
 
 
 def costs(tmp_path: Path) -> dict[str, tuple[float, float]]:
-    """LUT4 and um2 of osu018 for 8 pairs a cycle, by name of the format."""
+    """LUT4 and um2 of osu018 for 16 pairs a cycle, by name of the format."""
     from atriplex.asic.flow import build as to_cells
     from atriplex.asic.library import library
     from atriplex.fpga.boards import board
@@ -464,7 +464,7 @@ def costs(tmp_path: Path) -> dict[str, tuple[float, float]]:
         "nvfp4": ("fp4_e2m1", 16, "fp8_e4m3"),
         "nvint4": ("int4", 16, "fp8_e4m3"),
     }.items():
-        config = MxDotConfig(format=format_, block=block, scale=scale, lanes=8, accumulate="block")
+        config = MxDotConfig(format=format_, block=block, scale=scale, lanes=16, accumulate="block")
         design = emit(blocks.find("mx_dot"), config)
         out = tmp_path / "out"
         report = to_board(design, board("ulx3s-85f"), out, out_of_context=True, dsp=False)

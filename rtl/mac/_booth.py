@@ -52,7 +52,7 @@ def doubled(value, two):
 
 @dataclass(frozen=True, kw_only=True)
 class BoothProductConfig(Config):
-    a_width: int = param(8, "bits of the signed multiplicand", ge=2, le=32)
+    a_width: int = param(8, "bits of the signed multiplicand", ge=2, le=100)
     digits: int = param(4, "radix-4 digits of the multiplier, which has twice as many bits", ge=1)
     stage: int = param(0, "bits of the multiplier between pipeline registers; 0 for none", ge=0)
     structure: str = param("rows", "how a digit is made", choices=STRUCTURES)

@@ -44,7 +44,7 @@ class FpMacConfig(Config):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
-        "tiny": {"format": "fp4_e2m1", "max_k": 64},
+        "tiny": {"format": "fp4_e2m1", "max_k": 16},
         "e5m2": {"format": "fp8_e5m2"},
         "e2m3": {"format": "fp6_e2m3", "stage": 0},
         "e3m2": {"format": "fp6_e3m2"},

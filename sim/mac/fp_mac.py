@@ -39,7 +39,7 @@ def stimulus(config: "FpMacConfig", rng: np.random.Generator, transfers: int) ->
             i["a"][run.start], i["b"][run.start] = both if at % 3 else both[::-1]
     at = 0
     for number, (a_sign, b_sign) in enumerate(((0, 0), (1, 0), (0, 1), (1, 1))):
-        run = one(i, at, min(config.max_k, 1 + transfers // 8), first=number % 2)
+        run = one(i, at, min(config.max_k, 1 + transfers // 16), first=number % 2)
         i["a"][run], i["b"][run] = top_code(config.format, a_sign), top_code(config.format, b_sign)
         at = run.stop
     return {"i": i}

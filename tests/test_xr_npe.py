@@ -95,7 +95,7 @@ def nearest(name: str, x: Fraction) -> int:
     if name == "fp4":
         tie = (value_of(name, below) + value_of(name, min(below + 1, 7))) / 2  # type: ignore
     else:
-        tie = posit(bits + 1, int(name[-1]), 2 * below + 1)
+        tie = posit(bits + 1, int(name[-1]), 2 * below + 1) or Fraction(0)
     if below + 1 < len(codes) and (size > tie or (size == tie and below & 1)):
         below += 1
     if name == "fp4":

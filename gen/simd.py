@@ -10,8 +10,8 @@ from ..rtl.mac._modes import LANES
 from . import blocks
 from .verilog import emit
 
-SETTINGS = ({}, {"rows": 0})
-"""With the default registers, and without any in the multiplier; all units have the same."""
+SETTINGS = ({}, {"rows": 0}, {"out": "codes"})
+"""As it is; without registers in the multiplier; with read-out.  All units have the same."""
 
 
 def simd(settings: tuple[dict[str, Any], ...] = SETTINGS) -> Iterator[dict[str, Any]]:
@@ -27,15 +27,15 @@ def simd(settings: tuple[dict[str, Any], ...] = SETTINGS) -> Iterator[dict[str, 
 
     block, ulx3s = blocks.find("xr_npe"), board("ulx3s-85f")
 
-    def measured(what: str, values: dict[str, Any]) -> dict[str, Any]:
-        design = emit(block, block.config(**values))
+    def measured(what: str, values: dict[str, Any], **more: Any) -> dict[str, Any]:
+        design = emit(block, block.config(**values, **more))
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(scratch) / "out"
             placed = to_board(design, ulx3s, out, target_mhz=100, dsp=False, out_of_context=True)
             mapped = to_cells(design, library("osu018"), out)
         return {
             "block": "xr_npe",
-            "rows": values.get("rows", block.config().rows),
+            "setting": ", ".join(f"{name} = {value}" for name, value in values.items()) or "-",
             "design": what,
             "LUT4": placed.lut,
             "FF": placed.ff,
@@ -46,7 +46,7 @@ def simd(settings: tuple[dict[str, Any], ...] = SETTINGS) -> Iterator[dict[str, 
 
     for values in settings:
         one = measured("xr_npe, four formats", values)
-        singles = [measured(f"{name} only", {**values, "formats": name}) for name in LANES]
+        singles = [measured(f"{name} only", values, formats=name) for name in LANES]
         together = {**one, "design": "the four of one format"}
         for unit in ("LUT4", "FF", "osu018 um2"):
             together[unit] = sum(each[unit] for each in singles)

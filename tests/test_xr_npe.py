@@ -15,7 +15,7 @@ from amaranth.back import verilog as amaranth_verilog
 from atriplex.gen import blocks, tools
 from atriplex.gen.verilog import Design, convert, emit
 from atriplex.rtl._add_mask import AddMask, AddMaskConfig
-from atriplex.rtl.mac import _lane_align, _lane_product, _lane_words, xr_npe
+from atriplex.rtl.mac import _lane_align, _lane_product, _lane_words, _read_out, xr_npe
 from atriplex.rtl.mac._lane_product import LaneArray
 from atriplex.rtl.mac._modes import LANES
 from atriplex.rtl.mac.xr_npe import BOUNDS, SMALLEST, XrNpeConfig
@@ -66,8 +66,11 @@ def value_of(name: str, code: int) -> Fraction | None:
         sign, exponent, mantissa = code >> 3, code >> 1 & 3, code & 1
         size = Fraction(mantissa, 2) if exponent == 0 else Fraction(2 + mantissa, 4) * 2**exponent
         return -size if sign else size
-    bits = model.BITS[name]
-    es = int(name[-1])
+    return posit(model.BITS[name], int(name[-1]), code)
+
+
+def posit(bits: int, es: int, code: int) -> Fraction | None:
+    """A posit's value, read off its text."""
     if code == 0:
         return Fraction(0)
     if code == 1 << bits - 1:
@@ -82,6 +85,23 @@ def value_of(name: str, code: int) -> Fraction | None:
     size = 1 + Fraction(int(fraction or "0", 2), 1 << len(fraction))
     size *= Fraction(2) ** (k * (1 << es) + exponent)
     return -size if sign else size
+
+
+def nearest(name: str, x: Fraction) -> int:
+    """The code nearest to ``x``, found among all of them; ties and ends as the sheets have them."""
+    bits, size = model.BITS[name], abs(x)
+    codes = range(1 << bits - 1)
+    below = max(code for code in codes if (value_of(name, code) or 0) <= size)
+    if name == "fp4":
+        tie = (value_of(name, below) + value_of(name, min(below + 1, 7))) / 2  # type: ignore
+    else:
+        tie = posit(bits + 1, int(name[-1]), 2 * below + 1) or Fraction(0)
+    if below + 1 < len(codes) and (size > tie or (size == tie and below & 1)):
+        below += 1
+    if name == "fp4":
+        return below | 8 * (x < 0)
+    below = max(below, int(size > 0))
+    return -below % (1 << bits) if x < 0 else below
 
 
 def lanes_of(name: str, acc: Any) -> list[int]:
@@ -184,6 +204,44 @@ def test_four_two_or_one_product_a_cycle() -> None:
     assert taken == {"fp4": 60, "posit4_1": 60, "posit8_0": 120, "posit16_1": 240}
 
 
+@pytest.mark.parametrize("name", ["fp4", "posit4_1", "posit8_0"])
+def test_read_out_rounds_to_the_nearest_code(name: str) -> None:
+    """Sums of one to six products, against a search among all codes."""
+    rng = np.random.default_rng(6)
+    lanes, config = LANES[name], XrNpeConfig(out="codes")
+    a, b = rng.integers(0, 1 << model.BITS[name], (2, 240, lanes))
+    if name != "fp4":
+        a, b = (np.where(x == 1 << model.BITS[name] - 1, 1, x) for x in (a, b))
+    inputs = single(name, a, b)
+    inputs["i"]["last"] = (rng.integers(0, 3, len(a)) == 0).astype(np.int64)
+    inputs["i"]["first"] = np.append(1, inputs["i"]["last"][:-1])
+    words = model.golden(config, inputs)["o"]["code"]
+    start, expected = 0, []
+    for end in np.flatnonzero(inputs["i"]["last"]) + 1:
+        sums = [
+            sum(
+                value_of(name, int(x)) * value_of(name, int(y))  # type: ignore
+                for x, y in zip(a[start:end, lane], b[start:end, lane], strict=True)
+            )
+            for lane in range(lanes)
+        ]
+        expected.append([nearest(name, Fraction(x)) for x in sums])
+        start = end
+    assert model.codes(name, words).tolist() == expected
+    check(inputs, config)
+
+
+@pytest.mark.parametrize("bits", ["raw", "codes"])
+def test_reading_out_what_went_in(bits: str) -> None:
+    """Every posit of 16 bits times 1 is itself, all bits of it."""
+    code = np.arange(0, 1 << 16, 5)[:, None]
+    inputs = single("posit16_1", code, np.full_like(code, 0x4000))
+    config = XrNpeConfig(out=bits)
+    if bits == "codes":
+        assert (model.golden(config, inputs)["o"]["code"] == code[:, 0]).all()
+    check(inputs, config, modes=["free"])
+
+
 @pytest.mark.parametrize("name", list(LANES))
 def test_the_largest_sums_there_are(name: str) -> None:
     """``max_k`` products of the largest numbers, of either sign: one more would not fit."""
@@ -283,13 +341,16 @@ FAULTS = {
     "negation_crosses_lanes": (_lane_words, "middle=enable & p16", "middle=enable"),
     "shift_crosses_lanes": (_lane_words, "over = over & p16", "over = over"),
     "exponent_lost": (_lane_words, "scale_16 = Cat(z[12]", "scale_16 = Cat(Const(0, 1)"),
+    "sticky_bit_lost": (_read_out, "sticky=sticky", "sticky=Const(0, 1)"),
+    "nar_not_encoded": (_read_out, "_bit(nar, lane))", "_bit(nar, 4))"),
     "hidden_bit_lost": (_lane_words, "p8 & above]", "Const(0, 1)]"),
 }
 
 
 def broken(fault: str) -> Design:
-    """The default design with a change in the source of one of its modules."""
+    """The design with a change in the source of one of its modules."""
     module, sound, instead = FAULTS[fault]
+    config = XrNpeConfig(out="codes" if module is _read_out else "raw")
     source = inspect.getsource(module)
     assert source.count(sound) == 1
     before = dict(vars(module))
@@ -299,11 +360,11 @@ def broken(fault: str) -> Design:
         text = inspect.getsource(xr_npe)
         text = text.replace(sound, instead) if module is xr_npe else text
         exec(compile(text, "broken", "exec"), names)
-        text, ports = convert(names["XrNpe"](names["XrNpeConfig"]()), "xr_npe")
+        text, ports = convert(names["XrNpe"](names["XrNpeConfig"].of(config.values())), "xr_npe")
     finally:
         vars(module).clear()
         vars(module).update(before)
-    return Design("xr_npe", xr_npe.__name__, DEFAULT.values(), "xr_npe", text, ports)
+    return Design("xr_npe", xr_npe.__name__, config.values(), "xr_npe", text, ports)
 
 
 @pytest.mark.long

@@ -18,6 +18,7 @@ from ._lane_align import BLOCK, adder_of, enables, lane_of, read_bits, rotated
 from ._lane_product import LaneArray
 from ._lane_words import taken_apart
 from ._modes import LANES, Modes, any_bit
+from ._read_out import read_out
 
 BOUNDS = {"fp4": 144, "posit4_1": 1 << 16, "posit8_0": 1 << 24, "posit16_1": 1 << 112}
 """The largest product, in units of the smallest: 6 * 6 of halves squared, ``maxpos**2`` else."""
@@ -35,6 +36,7 @@ class XrNpeConfig(Config):
         3, "registers before the accumulator: 2 multiplied, aligned; 3 and decoded", ge=2, le=3
     )
     rows: int = param(3, "rows of the multiplier between more registers; 0 for none", ge=0, le=13)
+    out: str = param("raw", "results: accumulators, or codes", choices=("raw", "codes"))
     gate: bool = param(True, "parts that a mode does not use get zeros")
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -47,6 +49,7 @@ class XrNpeConfig(Config):
         "short": {"pipeline": 2, "rows": 0},
         "posits": {"formats": "posit4_1+posit8_0+posit16_1", "rows": 5},
         "ungated": {"gate": False},
+        "codes": {"out": "codes"},
     }
     papers: ClassVar[tuple[str, ...]] = ("XR-NPE, arXiv 2508.13049",)
 
@@ -95,7 +98,7 @@ class XrNpeConfig(Config):
         """Cycles from the last transfer of a run to the first that its sums are offered."""
         rows = LaneArray(self.names).rows
         breaks = [row for row in rows if self.breaks_after(row)]
-        return self.pipeline + len(breaks) + 1
+        return self.pipeline + len(breaks) + 1 + (2 if self.out == "codes" else 0)
 
     def breaks_after(self, row: int) -> bool:
         """Whether there is a register behind a row of the multiplier."""
@@ -132,6 +135,10 @@ class XrNpe(wiring.Component):
     NaR: a lane whose operand was NaR anywhere in the run says so in ``nar``, by lane of the run's
     format; the product counts as 0.  FP4 has no NaN.
 
+    With ``out = "codes"`` the result is a word again: each lane's sum as the nearest code of its
+    format, ties to the even code, what is too large as the largest, NaR as NaR, and a posit never
+    rounded to 0 or NaR.  Formats that are no posits keep the sign of what they round to 0.
+
     The mode is to be the same in all transfers of a run; else the run's result is unspecified, and
     nothing but that result.  A mode that counts no format must not
     occur.
@@ -148,7 +155,7 @@ class XrNpe(wiring.Component):
         run.
     o : :py:`Out(stream.Signature(StructLayout))`
         ``acc``: quarters, the lowest first.  ``nar``: a bit per lane that
-        can be NaR; not with FP4 alone.
+        can be NaR; not with FP4 alone.  With ``out = "codes"`` instead ``code``, a word.
 
     Source: RMMEC of XR-NPE (arXiv 2508.13049), one multiplier and exponent datapath for these four
     formats; the structure is ours (docs/blocks/xr_npe.md).
@@ -169,10 +176,11 @@ class XrNpe(wiring.Component):
             "last": unsigned(1),
         })
         nar = {"nar": unsigned(config.nar_lanes)} if config.nar_lanes else {}
-        result = data.StructLayout({
-            "acc": data.ArrayLayout(unsigned(config.quarter), 4),
-            **nar,
-        })
+        result = data.StructLayout(
+            {"code": unsigned(16)}
+            if config.out == "codes"
+            else {"acc": data.ArrayLayout(unsigned(config.quarter), 4), **nar}
+        )
         super().__init__({
             "i": In(stream.Signature(operands)),
             "o": Out(stream.Signature(result)),
@@ -297,17 +305,34 @@ class XrNpe(wiring.Component):
 
         acc = Signal(4 * config.quarter, reset_less=True)
         total = self._added(m, platform, acc, window, live, blocks, inverts, modes)
-        kept, found, shown = [acc], [total], [self.o.p.acc]
+        kept, found = [acc], [total]
         if config.nar_lanes:
             nar, either = Signal.like(nars, reset_less=True), Signal.like(nars)
             m.d.comb += either.eq(nar | nars)
-            kept, found, shown = [acc, nar], [total, either], [self.o.p.acc, self.o.p.nar]
+            kept, found = [acc, nar], [total, either]
+        if config.out == "raw":
+            shown = [self.o.p.acc, self.o.p.nar] if config.nar_lanes else [self.o.p.acc]
+        else:
+            shown = [Signal.like(x, name=f"sums_{n}") for n, x in enumerate(kept)]
         with m.If(run.enable & run.moves[stage - 1]):
             m.d.sync += [x.eq(y) for x, y in zip(kept, found, strict=True)]
             with m.If(ends):
                 m.d.sync += [x.eq(y) for x, y in zip(shown, found, strict=True)]
         with m.If(run.enable & run.moves[stage - 2] & run.opens[stage - 2]):
             m.d.sync += [x.eq(0) for x in kept]  # the transfer behind begins a run
+        if config.out == "codes":
+            code = read_out(
+                m,
+                platform,
+                shown[0],
+                shown[1] if config.nar_lanes else Const(0, 0),
+                {f: config.acc_width(f) for f in config.names},
+                SMALLEST,
+                modes.later(run.enable),
+                run.enable,
+            )
+            with m.If(run.enable):
+                m.d.sync += self.o.p.code.eq(code)
         return m
 
     @staticmethod

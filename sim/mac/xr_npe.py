@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...rtl.formats._formats import format_named
+from ...rtl.formats._formats import Format, format_named
 from .._runs import bounds, marks, one, sums
-from ..formats.codec import decode
-from ..types import Streams, Transfers
+from ..formats.codec import decode, encode
+from ..types import Streams
 
 if TYPE_CHECKING:
     from ...rtl.mac.xr_npe import XrNpeConfig
@@ -34,9 +34,14 @@ def words(name: str, given: Ints) -> Ints:
     return (given << BITS[name] * np.arange(16 // BITS[name])).sum(axis=-1)
 
 
+def format_of(name: str) -> Format:
+    """The format that a name of the block means."""
+    return format_named("fp4_e2m1" if name == "fp4" else name)
+
+
 def values(name: str, given: Ints) -> NDArray[np.float64]:
     """Values of codes; NaN for NaR."""
-    return decode(format_named("fp4_e2m1" if name == "fp4" else name), given)
+    return decode(format_of(name), given)
 
 
 def stimulus(config: "XrNpeConfig", rng: np.random.Generator, transfers: int) -> Streams:
@@ -109,26 +114,33 @@ def _extreme(name: str, way: int, length: int) -> Any:
 
 
 def golden(config: "XrNpeConfig", inputs: Streams) -> Streams:
-    """Exact sums of the runs, from the values of the codes, as quarters of the accumulator."""
+    """Exact sums of the runs, from the values of the codes: as quarters of the accumulator, or
+    rounded to codes."""
     i = inputs["i"]
     _, ends = bounds(i)
     mode = i["mode"] if len(config.names) > 1 else np.zeros(len(i["last"]), np.int64)
     acc = np.zeros((len(ends), 4), np.int64)
-    nar = np.zeros((len(ends), config.nar_lanes), np.int64)
+    nar = np.zeros((len(ends), 4), bool)
+    code = np.zeros(len(ends), np.int64)
     for number, name in enumerate(config.names):
         here = mode == number
         lanes = 16 // BITS[name]
         x, y = (values(name, codes(name, i[side])) for side in "ab")
         bad = (np.isnan(x) | np.isnan(y)) & here[:, None]
         x, y = (np.where(bad | ~here[:, None], 0, side) for side in (x, y))
-        total = _joined(_limbs(name, x, y), i, 4 * config.quarter // lanes, config.quarter)
+        total = sums(_limbs(name, x, y), i)
         mine = here[ends]
-        acc[mine] = total.reshape(len(ends), 4)[mine]
-        if name != "fp4":
-            nar[mine, :lanes] = (sums(bad.astype(np.int64), i) > 0)[mine]
-    if not config.nar_lanes:
-        return {"o": {"acc": acc}}
-    return {"o": {"acc": acc, "nar": (nar << np.arange(config.nar_lanes)).sum(axis=1)}}
+        quarters = _joined(total, 4 * config.quarter // lanes, config.quarter)
+        acc[mine] = quarters.reshape(len(ends), 4)[mine]
+        nar[mine, :lanes] = (sums(bad.astype(np.int64), i) > 0)[mine]
+        if config.out == "codes":
+            value = np.ldexp(_near(total), -2 * FRACTION[name])
+            value = np.where(nar[:, :lanes], 0 if name == "fp4" else np.nan, value)
+            code[mine] = words(name, encode(format_of(name), value))[mine]
+    if config.out == "codes":
+        return {"o": {"code": code}}
+    flags = (nar << np.arange(4)).sum(axis=1)
+    return {"o": {"acc": acc, **({"nar": flags} if config.nar_lanes else {})}}
 
 
 def _limbs(name: str, x: Any, y: Any) -> Ints:
@@ -149,18 +161,38 @@ def _limbs(name: str, x: Any, y: Any) -> Ints:
     return limbs
 
 
-def _joined(limbs: Ints, given: Transfers, width: int, quarter: int) -> Ints:
-    """Sums of the runs, as quarters of lanes of ``width`` bits."""
-    total = sums(limbs, given)
+def _carried(total: Ints, count: int) -> tuple[Ints, Ints]:
+    """``count`` limbs of 0 to ``2**LIMB - 1``, and what is left above them."""
     carry = np.zeros(total.shape[:-1], np.int64)
-    bits = []
-    for at in range(-(-width // LIMB)):
+    limbs = []
+    for at in range(count):
         whole = carry + (total[..., at] if at < total.shape[-1] else 0)
         carry = whole >> LIMB
-        bits.append(whole[..., None] >> np.arange(LIMB) & 1)
-    flat = np.concatenate(bits, axis=-1)[..., :width]
+        limbs.append(whole & (1 << LIMB) - 1)
+    return np.stack(limbs, axis=-1), carry
+
+
+def _joined(total: Ints, width: int, quarter: int) -> Ints:
+    """Sums as quarters of lanes of ``width`` bits."""
+    limbs, _ = _carried(total, -(-width // LIMB))
+    bits = limbs[..., None] >> np.arange(LIMB) & 1
+    flat = bits.reshape(*bits.shape[:-2], -1)[..., :width]
     parts = flat.reshape(*flat.shape[:-1], width // quarter, quarter)
     return (parts << np.arange(quarter)).sum(axis=-1)
+
+
+def _near(total: Ints) -> NDArray[np.float64]:
+    """Sums cut to 27 bits or more, with the lowest one set if any was set below: as near to every
+    code and to every tie as the sums themselves, and on the same side."""
+    count = total.shape[-1] + 1
+    negative = _carried(total, count)[1] < 0
+    limbs, _ = _carried(np.where(negative[..., None], -total, total), count)
+    top = np.maximum(count - 1 - np.argmax(limbs[..., ::-1] != 0, axis=-1), 1)
+    at = top[..., None]
+    high, low = (np.take_along_axis(limbs, at - n, axis=-1)[..., 0] for n in (0, 1))
+    below = (limbs != 0) & (np.arange(count) < at - 1)
+    whole = (high << LIMB | low) | below.any(axis=-1)
+    return np.ldexp(np.where(negative, -whole, whole).astype(np.float64), LIMB * (top - 1))
 
 
 def cycles(config: "XrNpeConfig", inputs: Streams) -> int:

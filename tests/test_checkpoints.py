@@ -1721,13 +1721,13 @@ def test_float_matrices_become_integers_and_a_tied_head_is_the_embedding(tmp_pat
     config = replace(SMALL, tied=True)
     path = write_v0(tmp_path / "m.bin", config, random_tensors(config))
     for target, bits in ((None, 8), ("int4", 4), ("ternary", 2)):
-        model = of_checkpoint(checkpoints.load(path), target)  # pyright: ignore[reportArgumentType]
+        model = of_checkpoint(checkpoints.load(path), target)
         assert {each.ffn_up.bits for each in model.layers} == {bits}
         assert np.array_equal(model.output.codes, model.token_embd.codes)
-        assert (model.output.bits, model.output.scale) == (8, model.token_embd.scale)
+        assert (model.output.bits, model.output.unit) == (8, model.token_embd.scale)
         assert model.layers[0].attn_sub_norm is None
-    with refused(str(path), "tensor blk.0.attn_q.weight", "ternary, int8 or int4, not 'int5'"):
-        of_checkpoint(checkpoints.load(path), "int5")  # pyright: ignore[reportArgumentType]
+    with refused(str(path), "tensor blk.0.attn_q.weight", "can be brought to 'int9'"):
+        of_checkpoint(checkpoints.load(path), "int9")
 
 
 SUCCESSOR = CheckpointConfig(

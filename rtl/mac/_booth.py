@@ -188,6 +188,9 @@ class BoothProduct(wiring.Component):
             return values
         late = []
         for name, value in zip(("above", "a", "b", "low"), values, strict=True):
+            if not len(value):  # no bits of b are left behind the last row
+                late.append(value)
+                continue
             x = Signal.like(value, name=f"x_{name}_{bit}", reset_less=True)
             with m.If(self.enable):
                 m.d.sync += x.eq(value)

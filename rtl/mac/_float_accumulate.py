@@ -254,7 +254,8 @@ def leading_zeros(m: Module, name: str, value) -> tuple[Any, Any]:
     low, empty = leading_zeros(m, f"{name}l", value[:-upper])
     zeros = Signal(max(len(high), len(low)) + 1, name=name)
     neither = Signal(name=f"{name}_none")
-    m.d.comb += [zeros.eq(Cat(Mux(none, low, high)[: len(zeros) - 1], none))]
+    below = len(zeros) - 1  # none of two bits
+    m.d.comb += zeros.eq(Cat(Mux(none, low, high)[:below], none) if below else none)
     m.d.comb += neither.eq(none & empty)
     return zeros, neither
 

@@ -291,12 +291,18 @@ class MxDot(wiring.Component):
         payload = self.i.p
         fp32 = config.accumulate == "fp32"
 
+        m.submodules.pipeline = pipeline = Pipeline(config.latency)
+        enable = pipeline.enable
+
         # Which cycle of its transfer this is, and which transfer of its block.
         done, starts, ends = Signal(init=1), Signal(init=1), Signal(init=1)
-        beat, group = Signal(range(config.beats)), Signal(range(config.groups))
         if config.beats > 1:
+            beat = Signal(range(config.beats))
             m.d.comb += done.eq(beat == config.beats - 1)
+            with m.If(self.i.valid & enable):
+                m.d.sync += beat.eq(Mux(done, 0, beat + 1))
         if config.groups > 1:
+            group = Signal(range(config.groups))
             at = Mux(payload.first, 0, group)
             m.d.comb += [starts.eq(at == 0), ends.eq(at == config.groups - 1)]
             with m.If(self.i.valid & self.i.ready):
@@ -304,19 +310,14 @@ class MxDot(wiring.Component):
         begun = Signal()  # a block of this run has been taken
         opens = payload.first | ~begun
 
-        m.submodules.pipeline = pipeline = Pipeline(config.latency)
-        enable = pipeline.enable
         m.d.comb += [
             self.i.ready.eq(enable & done),
             pipeline.i_valid.eq(self.i.valid & done & ends & (payload.last if fp32 else 1)),
             pipeline.o_ready.eq(self.o.ready),
             self.o.valid.eq(pipeline.o_valid),
         ]
-        with m.If(self.i.valid & enable):
-            if config.beats > 1:
-                m.d.sync += beat.eq(Mux(done, 0, beat + 1))
-            with m.If(done):
-                m.d.sync += begun.eq(Mux(ends, ~payload.last, begun & ~payload.first))
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += begun.eq(Mux(ends, ~payload.last, begun & ~payload.first))
 
         # The exact sum of a block; a 0 where it is no number.
         dot = place(

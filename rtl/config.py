@@ -39,13 +39,15 @@ class Rate:
     """Parameters with which a block is compared with others, and what it multiplies then.
 
     ``weights`` and ``activations`` are names of formats; ``products`` multiply-accumulates a cycle,
-    on average over a long run.
+    on average over a long run; ``fields`` are values of input fields that choose this rate among
+    others of the same parameters.
     """
 
     weights: str
     activations: str
     products: float
     values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    fields: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

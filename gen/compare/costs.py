@@ -73,7 +73,7 @@ def rows(
     with tempfile.TemporaryDirectory() as scratch:
         for entry in chosen:
             rate, name = entry.rate, entry.block.name
-            key = json.dumps([name, dict(rate.values)], sort_keys=True)
+            key = json.dumps([name, dict(rate.values), dict(rate.fields)], sort_keys=True)
             if key not in built:
                 built[key] = _built(entry, board, library, Path(scratch), dsp, progress)
             formats = rate.weights, rate.activations
@@ -115,7 +115,13 @@ def _built(
     design, name = entry.design, entry.block.name
     used = [tools.find(tool) for tool in ("yosys", family(board.family).place)]
     sources = [Path(str(module.__file__)).read_bytes() for module in (cells, fpga, power)]
-    key = [design.text, repr(board), str(dsp), *(f"{tool.name} {tool.version}" for tool in used)]
+    key = [
+        design.text,
+        json.dumps(dict(entry.rate.fields)),
+        repr(board),
+        str(dsp),
+        *(f"{tool.name} {tool.version}" for tool in used),
+    ]
     key += [library.name, *(f"{file} {file.stat().st_mtime_ns}" for file in library.files)]
 
     def fill(work: Path) -> None:
@@ -154,22 +160,23 @@ def _measured(
         "area": mapped.area_um2,
         "nand2": mapped.nand2_equivalents,
         "cells mhz": mapped.fmax_mhz,
-        "pj": energy(entry.block, design, library, scratch / "asic" / mapped.netlist),
+        "pj": energy(entry, design, library, scratch / "asic" / mapped.netlist),
     }
 
 
-def energy(block: Block, design: Design, library: Any, netlist: Path) -> float:
+def energy(entry: Entry, design: Design, library: Any, netlist: Path) -> float:
     """Picojoules a cycle while transfers of the block's stimulus go in without a pause."""
     from ...asic import power
     from ...rtl import cache
 
     log = cache.log("energy", [design.block, json.dumps(design.config)], "energy")
-    drive = _drive(block, design)
+    drive = _drive(entry, design)
     return power.estimate(netlist, design.top, library, drive, runs=RUNS, log=log).total
 
 
-def _drive(block: Block, design: Design) -> Callable[[int], Mapping[str, NDArray[np.uint8]]]:
+def _drive(entry: Entry, design: Design) -> Callable[[int], Mapping[str, NDArray[np.uint8]]]:
     """Bits of every input port: each run takes the stimulus from a place of its own on."""
+    block = entry.block
     golden = importlib.import_module(block.module.replace(".rtl.", ".sim."))
     component, config_class = interface.load(block.module)
     config = config_class.of(design.config)
@@ -183,6 +190,8 @@ def _drive(block: Block, design: Design) -> Callable[[int], Mapping[str, NDArray
             continue
         for field in stream.fields:
             whole = given[stream.name][field.name]
+            if field.name in entry.rate.fields:
+                whole = np.full_like(whole, entry.rate.fields[field.name])
             flat = whole.reshape(len(whole), -1, 1).astype(np.int64)
             bits = (flat >> np.arange(field.width) & 1).astype(np.uint8)
             fields[stream.port(field.name)] = bits.reshape(len(whole), -1)

@@ -54,8 +54,11 @@ class XrNpeConfig(Config):
     papers: ClassVar[tuple[str, ...]] = ("XR-NPE, arXiv 2508.13049",)
 
     rates: ClassVar[tuple[Rate, ...]] = tuple(
-        Rate(name, name, lanes)
-        for name, lanes in (("fp4_e2m1", 4), ("posit4_1", 4), ("posit8_0", 2), ("posit16_1", 1))
+        Rate(name, name, lanes, fields={"mode": mode})
+        for mode, (name, lanes) in enumerate((
+            *(("fp4_e2m1", 4), ("posit4_1", 4)),
+            *(("posit8_0", 2), ("posit16_1", 1)),
+        ))
     )
 
     def faults(self) -> Iterator[str]:

@@ -311,6 +311,9 @@ def pairs(config: FpMacConfig, count: int | None = None) -> dict[str, Any]:
     [
         ("fp4_e2m1", None),
         ("int4", None),
+        ("int2", None),
+        ("int3", None),
+        *(pytest.param(f"int{bits}", None, marks=pytest.mark.long) for bits in (5, 6, 7)),
         *(pytest.param(name, None, marks=pytest.mark.long) for name in ("fp6_e2m3", "fp6_e3m2")),
         *(pytest.param(name, None, marks=pytest.mark.long) for name in ("fp8_e4m3", "fp8_e5m2")),
         pytest.param("int8", None, marks=pytest.mark.long),
@@ -472,6 +475,15 @@ def costs(tmp_path: Path) -> dict[str, tuple[float, float]]:
         area = to_cells(design, library("osu018"), out).area_um2
         found[name] = (report.lut, area)
     return found
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("preset", ["fp16", "bf16_each_cycle"])
+def test_a_hundred_thousand_pairs_of_16_bits_are_multiplied_right(preset: str) -> None:
+    block = blocks.find("fp_mac")
+    outcome = simulate(emit(block, block.config.preset(preset)), transfers=100_000, modes=["free"])
+    assert list(outcome.complaints()) == []
+    assert outcome.modes[0]["transfers"] >= 100_000
 
 
 @pytest.mark.long

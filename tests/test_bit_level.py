@@ -18,6 +18,7 @@ from amaranth.sim import Simulator
 from atriplex.gen import blocks
 from atriplex.gen.verilog import Design, Port, convert, emit
 from atriplex.rtl.config import Config
+from atriplex.rtl.formats._formats import format_named
 from atriplex.rtl.mac import _planes, _popcount, _sign_tree
 from atriplex.rtl.mac._popcount import STRUCTURES, Popcount, PopcountConfig
 from atriplex.rtl.mac.bipolar_gemm import BipolarGemmConfig
@@ -25,6 +26,7 @@ from atriplex.rtl.mac.bit_serial_dot import BitSerialDotConfig
 from atriplex.rtl.mac.bit_slice_dot import BitSliceDotConfig
 from atriplex.rtl.mac.fdb_dot import FdbDotConfig
 from atriplex.rtl.mac.xnor_dot import XnorDotConfig
+from atriplex.sim.formats.codec import decode
 from atriplex.sim.mac import bipolar_gemm, bit_serial_dot, bit_slice_dot, fdb_dot, xnor_dot
 from atriplex.sim.mac.bit_slice_dot import CENTRE, LOWER, UPPER
 from atriplex.sim.run import in_time, simulate
@@ -398,6 +400,18 @@ def test_one_instance_takes_every_width_in_as_many_cycles_as_pairs_of_planes() -
     )
     assert list(outcome.complaints()) == []
     assert outcome.cycles == busy + config.latency
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, pytest.param(8, marks=pytest.mark.long)])
+def test_every_pair_of_bipolar_numbers_is_multiplied_right(bits: int) -> None:
+    config = BipolarGemmConfig(lanes=4, rows=8, columns=8, max_k=4)
+    every = decode(format_named(f"bipolar{bits}"), np.arange(1 << bits)).astype(np.int64)
+    planes = bipolar_gemm.planes(every[:, None], bits)
+    inputs = bipolar_gemm.product(config, planes, planes)
+    outcome = simulate(emit(blocks.find("bipolar_gemm"), config), inputs=inputs, modes=["free"])
+    assert list(outcome.complaints()) == []
+    found = np.unique(bipolar_gemm.golden(config, inputs)["o"]["sums"])
+    assert set(np.multiply.outer(every, every).flat) <= set(found)
 
 
 # Configurations

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...rtl.engine._program import Kind, When
+from ...rtl.engine._program import MODE, Kind, When
 from ..types import Streams, Transfers
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def golden(config: SequencerConfig, inputs: Streams) -> Streams:
             case Kind.LINEAR:
                 row = [op["unit"], op["fresh"], op["flag"], op["slot"], position, op["rows"]]
                 row += [op["words"], op["address"], value & 0xFFFF, value >> 16 & 63]
-                row += [value >> 24 & 3] + [step.count] * grouped
+                row += [value >> 24 & (1 << MODE) - 1] + [step.count] * grouped
             case _:
                 row = [op["unit"] & 1, op["slot"], position, op["rows"], op["words"] & 0xFFFFF]
         rows[kind].append(row)

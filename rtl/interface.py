@@ -11,6 +11,8 @@ from amaranth.hdl import Shape
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import Out
 
+from .bus._axi import Channel
+
 
 @dataclass(frozen=True)
 class Field:
@@ -29,14 +31,20 @@ class Field:
 
 @dataclass(frozen=True)
 class Stream:
-    """One stream port; ``direction`` is ``in`` or ``out`` as the block sees it."""
+    """One stream port; ``direction`` is ``in`` or ``out`` as the block sees it.
+
+    Those of an ``axi`` channel have AXI's names.
+    """
 
     name: str
     direction: str
     fields: tuple[Field, ...]
+    axi: bool = False
 
     def port(self, part: str) -> str:
         """The Verilog port: ``valid``, ``ready`` or a field's name."""
+        if self.axi:
+            return f"{self.name}{part}"
         return (
             f"{self.name}_{part}" if part in ("valid", "ready") else f"{self.name}_payload_{part}"
         )
@@ -82,7 +90,8 @@ def _streams(component: wiring.Component) -> Iterator[Stream]:
         if not isinstance(layout, data.StructLayout):
             raise TypeError(f"{type(component).__name__}.{name}: payload is no StructLayout")
         fields = tuple(_field(key, field.shape, field.offset) for key, field in layout)
-        yield Stream(name, "out" if member.flow == Out else "in", fields)
+        way = "out" if member.flow == Out else "in"
+        yield Stream(name, way, fields, axi=isinstance(layout, Channel))
 
 
 def _plain(signature: Any) -> Any:

@@ -128,9 +128,9 @@ def golden(config: "XrNpeConfig", inputs: Streams) -> Streams:
         x, y = (values(name, codes(name, i[side])) for side in "ab")
         bad = (np.isnan(x) | np.isnan(y)) & here[:, None]
         x, y = (np.where(bad | ~here[:, None], 0, side) for side in (x, y))
-        total = sums(_limbs(name, x, y), i)
+        total = sums(limbs_of(name, x, y), i)
         mine = here[ends]
-        quarters = _joined(total, 4 * config.quarter // lanes, config.quarter)
+        quarters = joined(total, 4 * config.quarter // lanes, config.quarter)
         acc[mine] = quarters.reshape(len(ends), 4)[mine]
         nar[mine, :lanes] = (sums(bad.astype(np.int64), i) > 0)[mine]
         if config.out == "codes":
@@ -143,7 +143,7 @@ def golden(config: "XrNpeConfig", inputs: Streams) -> Streams:
     return {"o": {"acc": acc, **({"nar": flags} if config.nar_lanes else {})}}
 
 
-def _limbs(name: str, x: Any, y: Any) -> Ints:
+def limbs_of(name: str, x: Any, y: Any) -> Ints:
     """Products in units of the smallest one, as a last axis of signed limbs of ``LIMB`` bits."""
     # Significands of 13 bits are whole numbers of 2**-13; the product of two is one of 2**-26.
     (p, e), (q, f) = np.frexp(x), np.frexp(y)
@@ -161,7 +161,7 @@ def _limbs(name: str, x: Any, y: Any) -> Ints:
     return limbs
 
 
-def _carried(total: Ints, count: int) -> tuple[Ints, Ints]:
+def carried(total: Ints, count: int) -> tuple[Ints, Ints]:
     """``count`` limbs of 0 to ``2**LIMB - 1``, and what is left above them."""
     carry = np.zeros(total.shape[:-1], np.int64)
     limbs = []
@@ -172,9 +172,9 @@ def _carried(total: Ints, count: int) -> tuple[Ints, Ints]:
     return np.stack(limbs, axis=-1), carry
 
 
-def _joined(total: Ints, width: int, quarter: int) -> Ints:
+def joined(total: Ints, width: int, quarter: int) -> Ints:
     """Sums as quarters of lanes of ``width`` bits."""
-    limbs, _ = _carried(total, -(-width // LIMB))
+    limbs, _ = carried(total, -(-width // LIMB))
     bits = limbs[..., None] >> np.arange(LIMB) & 1
     flat = bits.reshape(*bits.shape[:-2], -1)[..., :width]
     parts = flat.reshape(*flat.shape[:-1], width // quarter, quarter)
@@ -185,8 +185,8 @@ def _near(total: Ints) -> NDArray[np.float64]:
     """Sums cut to 27 bits or more, with the lowest one set if any was set below: as near to every
     code and to every tie as the sums themselves, and on the same side."""
     count = total.shape[-1] + 1
-    negative = _carried(total, count)[1] < 0
-    limbs, _ = _carried(np.where(negative[..., None], -total, total), count)
+    negative = carried(total, count)[1] < 0
+    limbs, _ = carried(np.where(negative[..., None], -total, total), count)
     top = np.maximum(count - 1 - np.argmax(limbs[..., ::-1] != 0, axis=-1), 1)
     at = top[..., None]
     high, low = (np.take_along_axis(limbs, at - n, axis=-1)[..., 0] for n in (0, 1))

@@ -137,15 +137,16 @@ def simulate(
     inputs: Streams | None = None,
     sources: Sequence[Path] | None = None,
     waves: bool = False,
+    clients: Sequence[str] = (),
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Outcome:
     """Run the generic bench, and the block's own where it has one, on ``design``.
 
     A mode is ``free`` or ``stalled``; ``free@3`` sets the design's input ``variant`` to 3 before.
     ``inputs`` replaces the block's stimulus, and then ``transfers`` does not count.  ``sources``
-    replaces the emitted Verilog by other files with the same top module and ports, as
-    for a netlist.  The run's folder (plan, log, result) is
-    ``runs/...`` in the cache; with ``waves`` it holds all signals in ``dump.vcd`` too.
+    replaces the emitted Verilog by other files with the same top module and ports, as for a
+    netlist.  ``clients`` are further modules of cocotb tests.  The run's folder (plan, log, result)
+    is ``runs/...`` in the cache; with ``waves`` it holds all signals in ``dump.vcd`` too.
 
     Raises :class:`ToolFailed` if the build or the simulator breaks down; wrong results are no
     error but an :class:`Outcome` that did not pass.
@@ -158,6 +159,7 @@ def simulate(
     modules = [f"{__package__}.bench"]
     if importlib.util.find_spec(f"{golden}_tb"):
         modules.append(f"{golden}_tb")
+    modules += clients
     runs = cache.root() / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{design.top}-", dir=runs))

@@ -43,16 +43,18 @@ COARSE = {
     "engine": (
         *("table_i_payload_cos", "table_i_payload_sin"),
         *("gains_i_payload_gains", "embed_i_payload_codes"),
-    )
+    ),
+    "xr_npe_array": ("s_axil_awaddr", "s_axil_araddr"),
 }
-"""Inputs whose lowest bit decides on no token; all their bits are flipped."""
+"""Inputs whose lowest bit decides nothing; all their bits are flipped."""
 
 _FETCHED = (
     *(f"{memory}_fetch_o_payload_address" for memory in ("weights", "gains")),
     *(f"{memory}_fetch_o_payload_count" for memory in ("weights", "gains")),
     "embed_fetch_o_payload_rows",
 )
-EVEN = {"engine": _FETCHED}
+_ANSWERS = ("s_axil_bresp", "s_axil_rresp")
+EVEN = {"engine": _FETCHED, "xr_npe_array": _ANSWERS}
 """Outputs whose lowest bit is never set by the smallest preset; it is set instead."""
 
 ROOMY = {

@@ -17,7 +17,7 @@ from ..mac.xr_npe import XrNpe, XrNpeConfig
 
 ADDRESS = 8
 """Bits of a register's address in bytes."""
-IDENTITY = 0xA7584E50  # "XNP" in its lower bytes
+IDENTITY = 0xA7584E51  # any number with both end bits set
 VERSION = 1
 ID, SHAPE, MODE, START, STATUS, DONE = range(0, 24, 4)
 """Addresses of the registers."""
@@ -90,7 +90,7 @@ class XrNpeArray(wiring.Component):
     Registers, 32 bits each, at byte addresses:
 
     ==== ======= === ==============================================================================
-    0x00 ID      r   0xA7584E50
+    0x00 ID      r   0xA7584E51
     0x04 SHAPE   r   rows, columns << 8, version << 16
     0x08 MODE    rw  bits 0 and 1: 0 FP4, 1 posit(4,1), 2 posit(8,0), 3 posit(16,1); 0 after reset
     0x0C START   w   a job in this mode joins the queue; its results have ``tid`` = bits 0 to 7
@@ -100,8 +100,9 @@ class XrNpeArray(wiring.Component):
 
     A write to START waits while the queue of four jobs is full.  Other addresses, writes to
     registers that are only read, reads of START, and a MODE above 3 are answered with SLVERR and do
-    nothing.  Byte strobes are heeded: without the lowest byte a write to MODE or START is OKAY and
-    does nothing.  Operands wait until there is a job for them; AxPROT is not looked at.
+    nothing.  An address counts as that of the word it lies in.  Byte strobes are heeded: without
+    the lowest byte a write to MODE or START is OKAY and does nothing.  Operands wait until there is
+    a job for them.
 
     Throughput: a transfer of operands and a result a cycle.  Jobs follow without a gap while each
     has at least ``rows * columns`` transfers.  Latency is ``config.latency`` cycles from a job's

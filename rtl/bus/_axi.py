@@ -7,7 +7,7 @@ Source: AMBA AXI and ACE (IHI 0022), AXI4-Stream (IHI 0051).
 from collections.abc import Mapping
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out
 
@@ -34,6 +34,11 @@ def lite(prefix: str, address_width: int) -> dict[str, Any]:
     }
 
 
+def whole(address: Any) -> Any:
+    """Of the word that an address lies in: its bytes are what strobes tell apart."""
+    return Cat(Const(0, 2), address[2:])
+
+
 class Registers:
     """A slave's side of AXI4-Lite: takes address and data of a write together, and answers.
 
@@ -49,7 +54,7 @@ class Registers:
             getattr(component, f"{prefix}_{name}") for name in ("aw", "w", "b", "ar", "r")
         )
         self.write = Signal(name=f"{prefix}_write")
-        self.address = self.aw.p.addr
+        self.address = whole(self.aw.p.addr)
         self.data, self.strobe = self.w.p.data, self.w.p.strb
 
     def connect(self, good: Any, wait: Any, read: Mapping[int, Any]) -> None:
@@ -68,7 +73,7 @@ class Registers:
         m.d.comb += self.ar.ready.eq(place)
         with m.If(place):
             m.d.sync += self.r.valid.eq(self.ar.valid)
-            with m.Switch(self.ar.p.addr):
+            with m.Switch(whole(self.ar.p.addr)):
                 for address, value in read.items():
                     with m.Case(address):
                         m.d.sync += [self.r.p.data.eq(value), self.r.p.resp.eq(OKAY)]

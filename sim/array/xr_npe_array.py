@@ -105,7 +105,7 @@ def _written(inputs: Streams) -> tuple[Ints, list[tuple[int, int]], list[bool]]:
     answers, jobs, starts, mode = [], [], [], 0
     given = (inputs["s_axil_aw"]["addr"], *inputs["s_axil_w"].values())
     for address, data, strobe in zip(*(column.tolist() for column in given), strict=True):
-        low = bool(strobe & 1)
+        address, low = address & ~3, bool(strobe & 1)
         bad = address not in (MODE, START) or (address == MODE and low and data >> 2 & 63 != 0)
         answers.append(SLVERR if bad else OKAY)
         starts.append(address == START and low)
@@ -152,7 +152,7 @@ def golden(config: "XrNpeArrayConfig", inputs: Streams) -> Streams:
     whole = np.full(last.size, (1 << SUM // 8) - 1)
     shape = config.rows | config.columns << 8 | VERSION << 16
     known = {ID: IDENTITY, SHAPE: shape}
-    reads = inputs["s_axil_ar"]["addr"].tolist()
+    reads = (inputs["s_axil_ar"]["addr"] & ~3).tolist()
     return {
         "s_axil_b": {"resp": answers},
         "s_axil_r": {

@@ -150,9 +150,12 @@ def utilisation() -> Iterator[Row]:
 
 
 def fpga(chosen: Chosen) -> Iterator[Row]:
-    """Block alone in LUT4 (a CCU2C counts as two); fmax after place and route in the shell."""
+    """Block alone in LUT4 (a CCU2C counts as two); fmax after place and route in the shell.
+
+    Boards that a block does not fit are left out.
+    """
     from ..fpga.boards import board
-    from ..fpga.flow import build
+    from ..fpga.flow import DoesNotFit, build
 
     with tempfile.TemporaryDirectory() as scratch:
         for block, preset, config in _small(chosen):
@@ -161,7 +164,11 @@ def fpga(chosen: Chosen) -> Iterator[Row]:
                 say(f"  {block.name} {preset} on {name}")
                 target = TARGET_MHZ if name == "ulx3s-85f" else None
                 design = emit(block, config)
-                report = build(design, board(name), Path(scratch) / "out", target_mhz=target)
+                try:
+                    report = build(design, board(name), Path(scratch) / "out", target_mhz=target)
+                except DoesNotFit as reason:
+                    say(f"  {reason}")
+                    continue
                 yield {
                     "block": block.name,
                     "preset": preset,

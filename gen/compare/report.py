@@ -17,6 +17,10 @@ SHOWN = (
 )
 
 
+LEAST, MOST = 0.1, 1000.0
+"""Losses between which the picture tells them apart, in per cent."""
+
+
 def shown(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[list[Any]]]:
     """Columns and cells of the table; costs are for a product a cycle."""
     return SHOWN, [[row[name] for name in SHOWN] for row in rows]
@@ -48,7 +52,7 @@ def write(rows: Sequence[Row], out: Path, family: str, board: str, library: str)
     return missing
 
 
-def picture(found: Sequence[Row], path: Path, title: str) -> None:
+def picture(rows: Sequence[Row], path: Path, title: str) -> None:
     """Area against what the model loses, a point for each row; needs matplotlib."""
     try:
         import matplotlib  # pyright: ignore[reportMissingImports]
@@ -59,30 +63,36 @@ def picture(found: Sequence[Row], path: Path, title: str) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot  # pyright: ignore[reportMissingImports]
 
-    figure, axes = pyplot.subplots(figsize=(9, 6))
-    for name in dict.fromkeys(row["block"] for row in found):
-        mine = [row for row in found if row["block"] == name]
-        axes.scatter(
-            [row["NAND2"] or row["um2"] for row in mine], [_loss(row) for row in mine], label=name
-        )
-    for row in found:
+    figure, axes = pyplot.subplots(figsize=(10, 6.5))
+    points = [(row["NAND2"] or row["um2"], min(max(_loss(row), LEAST), MOST)) for row in rows]
+    markers = "osD^vP*Xdh<>p"
+    names = list(dict.fromkeys(row["block"] for row in rows))
+    for number, name in enumerate(names):
+        mine = [point for row, point in zip(rows, points, strict=True) if row["block"] == name]
+        axes.scatter(*zip(*mine, strict=True), label=name, marker=markers[number % len(markers)])
+    for number, (row, point) in enumerate(zip(rows, points, strict=True)):
+        same = row["weights"] == row["activations"]
         axes.annotate(
-            row["weights"]
-            if row["weights"] == row["activations"]
-            else f"{row['weights']} x {row['activations']}",
-            (row["NAND2"] or row["um2"], _loss(row)),
+            row["weights"] if same else f"{row['weights']} x {row['activations']}",
+            point,
             textcoords="offset points",
-            xytext=(4, 4),
-            fontsize=7,
+            xytext=(5, (4, -9)[number % 2]),
+            fontsize=6.5,
         )
+    best, front = MOST * 2, []
+    for area, loss in sorted(points):
+        if loss < best:
+            best = loss
+            front.append((area, loss))
+    axes.plot(*zip(*front, strict=True), drawstyle="steps-post", color="0.6", linewidth=1, zorder=0)
     axes.set_xscale("log")
-    axes.set_yscale("symlog", linthresh=1.0)
+    axes.set_yscale("log")
     axes.set_xlabel("NAND2 equivalents a product a cycle")
-    axes.set_ylabel("perplexity, % above float32")
+    axes.set_ylabel(f"perplexity, % above float32 ({LEAST:g} or less, {MOST:g} or more)")
     axes.set_title(title)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=150, bbox_inches="tight", metadata={"Software": None})
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    figure.savefig(path, dpi=130, bbox_inches="tight", metadata={"Software": None})
     pyplot.close(figure)
 
 

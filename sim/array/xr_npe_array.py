@@ -76,7 +76,7 @@ def stimulus(config: "XrNpeArrayConfig", rng: np.random.Generator, transfers: in
             *_odd_writes(rng, int(rng.integers(0, 3))),
             (MODE, mode | int(rng.integers(0, 1 << 24)) << 8, upper | 1),
             *_odd_writes(rng, int(rng.integers(0, 2))),
-            (START, tag, upper | 1),
+            (START | int(rng.integers(0, 4)), tag, upper | 1),
         ]
     addresses = [ID, SHAPE, START, ID + 1, SHAPE | 2, 0x18, 0xFC, ID, SHAPE]
     reads = rng.choice(addresses, max(20, transfers // 20))
@@ -92,7 +92,7 @@ def stimulus(config: "XrNpeArrayConfig", rng: np.random.Generator, transfers: in
 def _odd_writes(rng: np.random.Generator, count: int) -> list[tuple[int, int, int]]:
     """Writes that are answered with SLVERR, or do nothing for want of a byte."""
     every = [
-        *((address, 3, 15) for address in (ID, SHAPE, 0x10, 0x14, 0x18, 0x80, MODE | 1, START | 2)),
+        *((address, 3, 15) for address in (ID, SHAPE, 0x10, 0x14, 0x18, 0x80, MODE | 1)),
         *((MODE, value, 15) for value in (4, 0x80, 0xFF)),
         *((MODE, value, 14) for value in (2, 0xFF)),
         (START, 7, 14),
@@ -182,11 +182,12 @@ class _Fifo:
 
 
 def cycles(config: "XrNpeArrayConfig", inputs: Streams) -> int:
-    """The control of the array, cycle by cycle."""
+    """The control of the array, cycle by cycle; every job has its operands."""
     _, _, starts = _written(inputs)
     last = inputs["s_axis_t"]["last"].astype(bool).tolist()
     jobs, flights = _Fifo(JOBS), _Fifo(FLIGHT)
     engines, read = [False] * config.engine.latency, [False] * READ
+    assert sum(starts) == sum(last)
     left, write, data, ended = int(sum(last)) * config.engines, 0, 0, 0
     index, held, time, answered = 0, False, 0, 0
     while left or write < len(starts):

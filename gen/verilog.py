@@ -199,7 +199,7 @@ _SOURCES = _sources()
 
 def _stream(parts: dict[str, Any]) -> interface.Stream:
     fields = (interface.Field(**{**one, "dims": tuple(one["dims"])}) for one in parts["fields"])
-    return interface.Stream(parts["name"], parts["direction"], tuple(fields))
+    return interface.Stream(parts["name"], parts["direction"], tuple(fields), parts["axi"])
 
 
 def _elaborated(block: Block, config: Config) -> Design:

@@ -9,6 +9,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from .._once import place
 from .._pipeline import Pipeline
 from .._streams import Queue
 from ..bus._axi import Channel, Registers, lite
@@ -157,7 +158,7 @@ class XrNpeArray(wiring.Component):
         m.submodules.flights = flights = Queue(flight, FLIGHT)
         finished = Signal()
         self._control(m, jobs, finished)
-        engines = self._operands(m, jobs.o, flights.i)
+        engines = self._operands(m, platform, jobs.o, flights.i)
         self._results(m, engines, flights.o, finished)
         return m
 
@@ -192,23 +193,23 @@ class XrNpeArray(wiring.Component):
             },
         )
 
-    def _operands(self, m: Module, job: Any, flight: Any) -> list[XrNpe]:
+    def _operands(self, m: Module, platform: Any, job: Any, flight: Any) -> list["_Engine"]:
         """Words to the engines, while there is a job and room for its results' description."""
         config, port = self.config, self.s_axis_t
-        engines = [XrNpe(config.engine) for _ in range(config.engines)]
+        engines = [_Engine(config.engine) for _ in range(config.engines)]
         first, moves = engines[0], Signal()
         count, long = Signal(range(config.max_k + 1)), Signal()
         m.d.comb += [
-            port.ready.eq(job.valid & flight.ready & first.i.ready),
+            port.ready.eq(job.valid & flight.ready & first.ready),
             moves.eq(port.valid & job.valid & flight.ready),
             long.eq(count == config.max_k),
-            job.ready.eq(moves & first.i.ready & port.p.last),
+            job.ready.eq(moves & first.ready & port.p.last),
             flight.valid.eq(job.ready),
             flight.p.mode.eq(job.p.mode),
             flight.p.tag.eq(job.p.tag),
             flight.p.long.eq(long),
         ]
-        with m.If(moves & first.i.ready):
+        with m.If(moves & first.ready):
             m.d.sync += count.eq(Mux(port.p.last, 0, count + ~long))
         words = []
         for at in range(config.words):
@@ -216,20 +217,24 @@ class XrNpeArray(wiring.Component):
             kept = port.p.keep.bit_select(2 * at, 2).all()
             m.d.comb += word.eq(port.p.data[at] & kept.replicate(16))
             words.append(word)
+        self.takes = Signal(name="takes")
         for number, engine in enumerate(engines):
-            m.submodules[f"engine_{number}"] = engine
             row, column = divmod(number, config.columns)
-            m.d.comb += [
-                engine.i.valid.eq(moves),
-                engine.i.p.a.eq(words[row]),
-                engine.i.p.b.eq(words[config.rows + column]),
-                engine.i.p.mode.eq(job.p.mode),
-                engine.i.p.first.eq(0),
-                engine.i.p.last.eq(port.p.last),
-            ]
+            place(
+                m,
+                platform,
+                f"engine_{number}",
+                engine,
+                valid=moves,
+                a=words[row],
+                b=words[config.rows + column],
+                mode=job.p.mode,
+                last=port.p.last,
+                take=self.takes,
+            )
         return engines
 
-    def _results(self, m: Module, engines: list[XrNpe], flight: Any, finished: Any) -> None:
+    def _results(self, m: Module, engines: list["_Engine"], flight: Any, finished: Any) -> None:
         """Results of a job are kept together and leave one after the other."""
         config, port = self.config, self.m_axis_t
         m.submodules.read = pipeline = Pipeline(READ)
@@ -245,13 +250,12 @@ class XrNpeArray(wiring.Component):
             Signal(width, name=f"kept_{name}", reset_less=True)
             for name, width in (("mode", 2), ("tag", 8), ("long", 1))
         )
-        final, leaves, takes = Signal(), Signal(), Signal()
+        final, leaves, takes = Signal(), Signal(), self.takes
         m.d.comb += [
             final.eq(at == config.engines - 1),
             leaves.eq(pipeline.enable & held),
-            takes.eq((~held | (leaves & final)) & engines[0].o.valid & flight.valid),
+            takes.eq((~held | (leaves & final)) & engines[0].offered & flight.valid),
             flight.ready.eq(takes),
-            *(engine.o.ready.eq(takes) for engine in engines),
             pipeline.i_valid.eq(held),
             port.valid.eq(pipeline.o_valid),
             pipeline.o_ready.eq(port.ready),
@@ -264,7 +268,7 @@ class XrNpeArray(wiring.Component):
             m.d.sync += [held.eq(1), mode.eq(flight.p.mode), tag.eq(flight.p.tag)]
             m.d.sync += long.eq(flight.p.long)
             for engine, (acc, nar) in zip(engines, kept, strict=True):
-                m.d.sync += [acc.eq(engine.o.p.acc.as_value()), nar.eq(engine.o.p.nar.any())]
+                m.d.sync += [acc.eq(engine.acc), nar.eq(engine.nar)]
 
         x_acc, x_mode = Signal(SUM, reset_less=True), Signal(2, reset_less=True)
         x_tag, x_user = Signal(8, reset_less=True), Signal(2, reset_less=True)
@@ -295,3 +299,51 @@ class XrNpeArray(wiring.Component):
         parts = [acc.word_select(n, quarter).as_signed() for n in range(4)]
         four = (parts[0] + parts[1]) + (parts[2] + parts[3])
         return Mux(mode[1], Mux(mode[0], acc.as_signed(), two), four)
+
+
+class _Engine(wiring.Component):
+    """An ``xr_npe`` with plain ports, so that all of an array are one module."""
+
+    valid: Signal
+    a: Signal
+    b: Signal
+    mode: Signal
+    last: Signal
+    take: Signal
+    ready: Signal
+    offered: Signal
+    acc: Signal
+    nar: Signal
+
+    def __init__(self, config: XrNpeConfig):
+        self.config = config
+        super().__init__({
+            "valid": In(1),
+            "a": In(16),
+            "b": In(16),
+            "mode": In(2),
+            "last": In(1),
+            "take": In(1),
+            "ready": Out(1),
+            "offered": Out(1),
+            "acc": Out(SUM),
+            "nar": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.engine = engine = XrNpe(self.config)
+        m.d.comb += [
+            engine.i.valid.eq(self.valid),
+            engine.i.p.a.eq(self.a),
+            engine.i.p.b.eq(self.b),
+            engine.i.p.mode.eq(self.mode),
+            engine.i.p.first.eq(0),
+            engine.i.p.last.eq(self.last),
+            engine.o.ready.eq(self.take),
+            self.ready.eq(engine.i.ready),
+            self.offered.eq(engine.o.valid),
+            self.acc.eq(engine.o.p.acc.as_value()),
+            self.nar.eq(engine.o.p.nar.any()),
+        ]
+        return m

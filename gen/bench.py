@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ..rtl.errors import AtriplexError
+from ..rtl.errors import AtriplexError, ToolFailed
 from . import blocks
 from .arrays import sharing
 from .compare.costs import multipliers
@@ -152,7 +152,7 @@ def utilisation() -> Iterator[Row]:
 def fpga(chosen: Chosen) -> Iterator[Row]:
     """Block alone in LUT4 (a CCU2C counts as two); fmax after place and route in the shell.
 
-    Boards that a block does not fit are left out.
+    Boards that a block does not fit, or on which it cannot be placed, are left out.
     """
     from ..fpga.boards import board
     from ..fpga.flow import DoesNotFit, build
@@ -166,7 +166,7 @@ def fpga(chosen: Chosen) -> Iterator[Row]:
                 design = emit(block, config)
                 try:
                     report = build(design, board(name), Path(scratch) / "out", target_mhz=target)
-                except DoesNotFit as reason:
+                except (DoesNotFit, ToolFailed) as reason:
                     say(f"  {reason}")
                     continue
                 yield {

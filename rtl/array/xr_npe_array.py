@@ -28,6 +28,8 @@ FLIGHT = 16
 """Jobs whose data have gone in and whose results have not come out, a power of two."""
 SUM = 128
 """Bits of a result."""
+EDGE = 1
+"""Registers from the operands' stream to the engines."""
 READ = 2
 """Registers from the kept results to the stream."""
 
@@ -68,7 +70,7 @@ class XrNpeArrayConfig(Config):
     @property
     def latency(self) -> int:
         """Cycles from a job's last operands to the first that its first result is offered."""
-        return self.engine.latency + 1 + READ
+        return EDGE + self.engine.latency + 1 + READ
 
 
 class XrNpeArray(wiring.Component):
@@ -217,6 +219,13 @@ class XrNpeArray(wiring.Component):
             kept = port.p.keep.bit_select(2 * at, 2).all()
             m.d.comb += word.eq(port.p.data[at] & kept.replicate(16))
             words.append(word)
+        # Masks and the queue's memory end here; decoders begin.
+        x_valid, x_last = Signal(), Signal(reset_less=True)
+        x_mode = Signal(2, reset_less=True)
+        x_words = [Signal(16, name=f"x_word_{at}", reset_less=True) for at in range(config.words)]
+        with m.If(first.ready):
+            m.d.sync += [x_valid.eq(moves), x_last.eq(port.p.last), x_mode.eq(job.p.mode)]
+            m.d.sync += [late.eq(word) for late, word in zip(x_words, words, strict=True)]
         self.takes = Signal(name="takes")
         for number, engine in enumerate(engines):
             row, column = divmod(number, config.columns)
@@ -225,11 +234,11 @@ class XrNpeArray(wiring.Component):
                 platform,
                 f"engine_{number}",
                 engine,
-                valid=moves,
-                a=words[row],
-                b=words[config.rows + column],
-                mode=job.p.mode,
-                last=port.p.last,
+                valid=x_valid,
+                a=x_words[row],
+                b=x_words[config.rows + column],
+                mode=x_mode,
+                last=x_last,
                 take=self.takes,
             )
         return engines

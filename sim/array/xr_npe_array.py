@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...rtl.array.xr_npe_array import (
+    EDGE,
     FLIGHT,
     ID,
     IDENTITY,
@@ -186,7 +187,7 @@ def cycles(config: "XrNpeArrayConfig", inputs: Streams) -> int:
     _, _, starts = _written(inputs)
     last = inputs["s_axis_t"]["last"].astype(bool).tolist()
     jobs, flights = _Fifo(JOBS), _Fifo(FLIGHT)
-    engines, read = [False] * config.engine.latency, [False] * READ
+    engines, read = [False] * (EDGE + config.engine.latency), [False] * READ
     assert sum(starts) == sum(last)
     left, write, data, ended = int(sum(last)) * config.engines, 0, 0, 0
     index, held, time, answered = 0, False, 0, 0

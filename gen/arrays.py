@@ -5,6 +5,7 @@ import dataclasses
 import operator
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from amaranth.utils import ceil_log2
 
 from ..rtl._add_select import accumulated
 from ..rtl._once import place
+from ..rtl._pipeline import held
 from ..rtl._runs import run_pipeline
 from ..rtl.config import Config, param
 from ..rtl.mac._booth import BoothProduct, BoothProductConfig
@@ -78,12 +80,7 @@ class DotArray(wiring.Component):
         o: Any = self.o  # pyright: ignore[reportAttributeAccessIssue]
         enable = Signal()
 
-        def registered(value: Any, name: str) -> Signal:
-            x = Signal.like(value, name=f"x_{name}", reset_less=True)
-            with m.If(enable):
-                m.d.sync += x.eq(value)
-            return x
-
+        registered = partial(held, m, enable)
         a, b = (
             [registered(value, f"{name}_{lane}") for lane, value in enumerate(field)]
             for name, field in (("a", payload.a), ("b", payload.b))

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Control of a pipeline whose stages all stop together."""
+"""A pipeline whose stages all stop together: its control, and registers that move with it."""
+
+from itertools import pairwise
 
 from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
@@ -43,3 +45,21 @@ class Pipeline(wiring.Component):
                 m.d.sync += held.eq(valid)
             valid = held
         return m
+
+
+def held(m: Module, enable, value, name: str, zero=0):
+    """``value`` in a register that is cleared instead if ``zero``, which costs no LUT."""
+    x = Signal.like(value, name=f"x_{name}", reset_less=True)
+    with m.If(enable):
+        m.d.sync += x.eq(value)
+        with m.If(zero):
+            m.d.sync += x.eq(0)
+    return x
+
+
+def delayed(m: Module, enable, value, name: str, count: int):
+    """``value`` after each of ``count`` registers: index ``n`` is ``n + 1`` behind it."""
+    steps = [Signal.like(value, name=f"x_{name}_{n}", reset_less=True) for n in range(count)]
+    with m.If(enable):
+        m.d.sync += [late.eq(early) for early, late in pairwise([value, *steps])]
+    return steps

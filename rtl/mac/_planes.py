@@ -5,31 +5,11 @@ A lane is an AND, and the carry chain that adds the lane has it inside.  The lan
 starts from has none; its activation comes from a register, whose reset input is the AND.
 """
 
-from itertools import pairwise
-
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Cat, Const, Module
 
 from .._once import place
+from .._pipeline import held
 from ._select_tree import SelectTree, SelectTreeConfig
-
-
-def held(m: Module, enable, value, name: str, zero=0):
-    """``value`` in a register that is cleared instead if ``zero``, which costs no LUT."""
-    x = Signal.like(value, name=f"x_{name}", reset_less=True)
-    with m.If(enable):
-        m.d.sync += x.eq(value)
-        with m.If(zero):
-            m.d.sync += x.eq(0)
-    return x
-
-
-def delayed(m: Module, enable, value, name: str, count: int):
-    """``value`` after each of ``count`` registers: index ``n`` is ``n + 1`` behind it."""
-    steps = [Signal.like(value, name=f"x_{name}_{n}", reset_less=True) for n in range(count)]
-    with m.If(enable):
-        m.d.sync += steps[0].eq(value)
-        m.d.sync += [late.eq(early) for early, late in pairwise(steps)]
-    return steps
 
 
 def plane_sums(m: Module, platform, config: SelectTreeConfig, acts, planes, enable):

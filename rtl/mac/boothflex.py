@@ -13,6 +13,7 @@ from amaranth.utils import ceil_log2
 
 from .._add_select import AddSelect, AddSelectConfig, accumulated, add_carry
 from .._once import place
+from .._pipeline import held
 from .._runs import run_pipeline
 from ..config import Config, Rate, param
 from ._booth import digit, doubled
@@ -273,21 +274,12 @@ class Boothflex(wiring.Component):
         values: list[list[Any]] = [[] for _ in range(config.digits_per_cycle)]
         weights: list[list[Any]] = [[] for _ in range(config.digits_per_cycle)]
 
-        def registered(value, name: str, zero=0):
-            """``value`` in a register that is cleared instead if ``zero``, which costs no LUT."""
-            x = Signal.like(value, name=f"x_{name}", reset_less=True)
-            with m.If(enable):
-                m.d.sync += x.eq(value)
-                with m.If(zero):
-                    m.d.sync += x.eq(0)
-            return x
-
         for pe in range(config.pes):
             a, b = self.i.p.a[pe], self.i.p.b[pe].as_unsigned()
-            own = registered(a[0], f"a_{pe}")
+            own = held(m, enable, a[0], f"a_{pe}")
             shared = own
             if config.ternary and not config.int2 and config.digits_per_cycle > 1:
-                shared = registered(a[0], f"shared_{pe}", zero=ternary)
+                shared = held(m, enable, a[0], f"shared_{pe}", zero=ternary)
             for index in range(config.digits_per_cycle):
                 name = f"{pe}_{index}"
                 width = 2 * config.digits_per_cycle
@@ -295,14 +287,14 @@ class Boothflex(wiring.Component):
                 bits = Array(b[at : at + 2] for at in starts)[group]
                 below = Array(b[at - 1] if at else 0 for at in starts)[group] & ~ternary
                 by = digit(m, f"digit_{name}", bits, below)
-                two = registered(by.two, f"two_{name}")
-                weight = registered(Cat(by.enable, by.invert), f"weight_{name}")
+                two = held(m, enable, by.two, f"two_{name}")
+                weight = held(m, enable, Cat(by.enable, by.invert), f"weight_{name}")
                 if index == 0 or not config.ternary:
                     value = doubled(own, two)
                 elif config.int2:
-                    value = doubled(registered(Mux(ternary, a[index], a[0]), f"a_{name}"), two)
+                    value = doubled(held(m, enable, Mux(ternary, a[index], a[0]), f"a_{name}"), two)
                 else:
-                    plain = registered(a[index], f"a_{name}", zero=~ternary)
+                    plain = held(m, enable, a[index], f"a_{name}", zero=~ternary)
                     value = doubled(shared, two) | plain
                 values[index].append(value)
                 weights[index].append(weight)

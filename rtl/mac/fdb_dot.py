@@ -12,10 +12,11 @@ from amaranth.utils import ceil_log2
 
 from .._add_select import accumulated
 from .._once import place
+from .._pipeline import delayed, held
 from .._runs import run_pipeline
 from ..config import Config, Rate, param
 from ._booth import BoothProduct, BoothProductConfig
-from ._planes import delayed, held, plane_sums
+from ._planes import plane_sums
 from ._select_tree import SelectTreeConfig
 
 

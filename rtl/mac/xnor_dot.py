@@ -11,9 +11,9 @@ from amaranth.lib.wiring import In, Out
 
 from .._add_select import AddSelect, AddSelectConfig, accumulated
 from .._once import place
+from .._pipeline import delayed, held
 from .._runs import run_pipeline
 from ..config import Config, Rate, param
-from ._planes import delayed, held
 from ._popcount import STRUCTURES, Popcount, PopcountConfig
 
 

@@ -5,12 +5,13 @@ import dataclasses
 import operator
 from typing import TYPE_CHECKING
 
-from amaranth.hdl import Cat, Module, Signal, signed, unsigned
+from amaranth.hdl import Module, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..._add_select import accumulated, add_carry
 from ..._once import place
+from ..._pipeline import delayed
 from ..._runs import run_pipeline
 from ..._tree import reduce_tree
 from ...formats._blocks import block_format_named
@@ -128,7 +129,8 @@ class ScaledDot(wiring.Component):
         config, payload = self.config, self.i.p
         run = run_pipeline(m, self.i, self.o, config.latency)
         at = config.dot.latency
-        powers = self._late(m, run.enable, payload.powers.as_value(), at)
+        powers = payload.powers.as_value()
+        powers = [powers, *delayed(m, run.enable, powers, "powers", at)][at]
         terms = []
         for part in range(config.parts):
             dot = place(
@@ -165,12 +167,3 @@ class ScaledDot(wiring.Component):
         )
         m.d.comb += self.o.p.sum.eq(acc)
         return m
-
-    def _late(self, m: Module, enable, value, stages: int):
-        """``value`` so many registers later."""
-        for stage in range(stages):
-            x = Signal(len(value), name=f"x_powers_{stage}", reset_less=True)
-            with m.If(enable):
-                m.d.sync += x.eq(value)
-            value = x
-        return Cat(value)

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...rtl.errors import AtriplexError
-from ...rtl.formats._blocks import Rule, block_format_named
+from ...rtl.formats._blocks import BlockFormat, Rule, block_format_named
 from ...rtl.formats._formats import (
     BipolarFormat,
     FloatFormat,
@@ -40,7 +40,7 @@ from ...rtl.formats._formats import (
 )
 from ...sim.engine.model import Coded, Dual, Integer, Ternary
 from ...sim.formats import blocks
-from ...sim.formats.codec import decode, encode, step_of
+from ...sim.formats.codec import decode, encode, grouped, largest, step_of
 from ...sim.formats.dual import binarise, fit
 from .checkpoint import Checkpoint, Tensor
 
@@ -113,19 +113,22 @@ def ternary(matrix: NDArray[np.float32]) -> Ternary:
     return Ternary(trits, float(scale))
 
 
+def block_format(name: str) -> BlockFormat:
+    """The block format of a name, with the rule that suits it: 4 bits rather lose their largest."""
+    format_ = block_format_named(name, Rule.CEIL)
+    return block_format_named(name, Rule.FLOOR) if format_.element.width == 4 else format_
+
+
 def blocked(matrix: NDArray[np.float32], name: str) -> Coded:
     """Elements in blocks along the inputs, each with a power of two."""
-    format_ = block_format_named(name, Rule.CEIL)
-    if format_.element.width == 4:
-        format_ = block_format_named(name, Rule.FLOOR)  # 4 bits rather lose their largest value
+    format_ = block_format(name)
     _peak(matrix)
     rows, columns = matrix.shape
     made = blocks.quantise(format_, matrix)
     powers = made.scales - 127
     used = np.abs(matrix).max(initial=0) > 0
     most = int(powers.max()) if used else 0
-    padded = np.pad(matrix.astype(np.float64), ((0, 0), (0, -columns % format_.block)))
-    parts = padded.reshape(*powers.shape, format_.block)
+    parts = grouped(matrix.astype(np.float64), format_.block)
     for spread in range(SPREAD, -1, -1):
         least = max(most - spread, int(powers[powers > -127].min(initial=most)))
         kept = np.maximum(powers, least)
@@ -170,11 +173,7 @@ def nearest(matrix: NDArray[np.float32], name: str) -> tuple[NDArray[np.int64], 
 
 def _top(format_: Format) -> float:
     """The largest value of a format; for posits 1, around which they are finest."""
-    if isinstance(format_, PositFormat):
-        return 1.0
-    codes = np.arange(1 << format_.width)
-    values = decode(format_, codes)
-    return float(values[np.isfinite(values)].max())
+    return 1.0 if isinstance(format_, PositFormat) else largest(format_)
 
 
 def _fits(matrix: Coded) -> bool:
@@ -186,8 +185,7 @@ def _fits(matrix: Coded) -> bool:
 
 def bits_of(format_: Format) -> int:
     """Bits of the largest value in units of the smallest step."""
-    real = decode(format_, np.arange(1 << format_.width))
-    return int(np.abs(real[np.isfinite(real)]).max() * 2.0 ** -step_of(format_)).bit_length()
+    return int(largest(format_) * 2.0 ** -step_of(format_)).bit_length()
 
 
 def dual(matrix: NDArray[np.float32]) -> Dual:
@@ -198,8 +196,7 @@ def dual(matrix: NDArray[np.float32]) -> Dual:
     peak = float(np.abs(made.alphas).max(initial=0.0)) or 127.0
     scale = float(np.float32(peak / 127))
     alphas = np.rint(made.alphas / scale).astype(np.int16)
-    groups = np.pad(matrix.astype(np.float64), ((0, 0), (0, -columns % GROUP)))
-    planes = binarise(groups.reshape(rows, -1, GROUP), alphas * scale)
+    planes = binarise(grouped(matrix.astype(np.float64), GROUP), alphas * scale)
     return Dual(planes.reshape(2, rows, -1)[:, :, :columns], alphas, scale, GROUP)
 
 

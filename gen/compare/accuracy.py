@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...rtl.formats._blocks import Rule, block_format_named
+from ...rtl.formats._blocks import block_format_named
 from ...rtl.formats._formats import (
     BipolarFormat,
     FloatFormat,
@@ -24,8 +24,8 @@ from ...rtl.formats._formats import (
 from ...sim.engine.generate import generate
 from ...sim.engine.reference import Reference
 from ...sim.formats.blocks import dequantise, quantise
-from ...sim.formats.codec import decode, encode
-from ..checkpoints.quantise import matrix, nearest, values
+from ...sim.formats.codec import decode, encode, largest
+from ..checkpoints.quantise import block_format, matrix, nearest, values
 from ..model import packed
 from ..model.evaluate import Windows, loss
 from ..model.generate import shipped
@@ -110,15 +110,7 @@ def rounded_activations(name: str, x: Floats) -> Floats:
         tried = [_scaled(format_, x, peak * 2.0**-power) for power in range(-2, 8)]
         errors = np.stack([np.square(made - x).sum(axis=-1) for made in tried])
         return np.take_along_axis(np.stack(tried), errors.argmin(axis=0)[None, :, None], axis=0)[0]
-    codes = np.arange(1 << format_.width)
-    if isinstance(format_, BipolarFormat):
-        top = (1 << format_.bits) - 1
-    elif isinstance(format_, FloatFormat):
-        real = decode(format_, codes)
-        top = float(real[np.isfinite(real)].max())
-    else:
-        top = (1 << format_.width - 1) - 1
-    return _scaled(format_, x, peak / top)
+    return _scaled(format_, x, peak / largest(format_))
 
 
 def _scaled(format_: Any, x: Floats, scale: NDArray[np.float64]) -> Floats:
@@ -126,9 +118,7 @@ def _scaled(format_: Any, x: Floats, scale: NDArray[np.float64]) -> Floats:
 
 
 def _blocks(name: str, x: Floats) -> Floats:
-    format_ = block_format_named(name, Rule.CEIL)
-    if format_.element.width == 4:
-        format_ = block_format_named(name, Rule.FLOOR)
+    format_ = block_format(name)
     return dequantise(format_, quantise(format_, x), x.shape[-1]).astype(np.float32)
 
 

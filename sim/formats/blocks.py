@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...rtl.formats._blocks import BlockFormat, Rule
-from ...rtl.formats._formats import FloatFormat, FormatError, IntegerFormat, ScaleFormat
-from .codec import Codes, Values, decode, encode
+from ...rtl.formats._formats import FloatFormat, FormatError, ScaleFormat
+from .codec import Codes, Values, decode, encode, grouped, largest
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +30,7 @@ def quantise(format_: BlockFormat, values: ArrayLike) -> Blocks:
     given = np.asarray(values, np.float64)
     if not given.size or not given.ndim:
         raise FormatError(f"{format_.name}: there are no values to make blocks of")
-    short = -given.shape[-1] % format_.block
-    given = np.pad(given, [(0, 0)] * (given.ndim - 1) + [(0, short)])
-    given = given.reshape(*given.shape[:-1], -1, format_.block)
+    given = grouped(given, format_.block)
     bad = np.asarray(np.isnan(given).any(axis=-1))
     given = np.where(bad[..., None], 0.0, given)
     most = np.abs(given).max(axis=-1)
@@ -78,11 +76,7 @@ def dequantise(format_: BlockFormat, blocks: Blocks, length: int | None = None) 
 
 def top_of(format_: BlockFormat) -> float:
     """The largest element, before its unit."""
-    element = format_.element
-    if isinstance(element, IntegerFormat):
-        return float(element.top)
-    assert isinstance(element, FloatFormat)
-    return float(decode(element, element.largest))
+    return largest(format_.element)
 
 
 def _powers(format_: BlockFormat, most: Values) -> Codes:
@@ -112,10 +106,10 @@ def _tie(format_: BlockFormat) -> tuple[float, bool]:
 def _fractions(format_: BlockFormat, most: Values) -> tuple[Codes, float]:
     """Codes of a floating-point scale for blocks of these largest magnitudes, the tensor's own."""
     assert isinstance(format_.scale, FloatFormat)
-    largest = float(decode(format_.scale, format_.scale.largest))
+    top = largest(format_.scale)
     finite = np.where(np.isfinite(most), most, 0.0)
-    tensor = float(finite.max()) / (top_of(format_) * largest) or 1.0
-    wanted = np.where(np.isfinite(most), finite / top_of(format_) / tensor, largest)
+    tensor = float(finite.max()) / (top_of(format_) * top) or 1.0
+    wanted = np.where(np.isfinite(most), finite / top_of(format_) / tensor, top)
     return encode(format_.scale, wanted), tensor
 
 

@@ -6,7 +6,7 @@ ties to the even code; where ties of posits are says :func:`encode`'s rule for t
 """
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -54,6 +54,24 @@ def step_of(format_: Format) -> int:
     if isinstance(format_, PositFormat):
         return -(format_.bits - 2 << format_.es)
     return -127 if isinstance(format_, ScaleFormat) else 0
+
+
+@functools.cache
+def largest(format_: Format) -> float:
+    """The largest finite value."""
+    real = decode(format_, np.setdiff1d(np.arange(1 << format_.width), _no_codes(format_)))
+    return float(real[np.isfinite(real)].max())
+
+
+def _no_codes(format_: Format) -> list[int]:
+    return [2] if isinstance(format_, TernaryFormat) else []
+
+
+def grouped(values: Values, size: int, mode: Literal["constant", "edge"] = "constant") -> Values:
+    """Values (..., length) as (..., groups, size), filled up with zeros or with the last one."""
+    short = -values.shape[-1] % size
+    filled = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, short)], mode=mode)
+    return filled.reshape(*values.shape[:-1], -1, size)
 
 
 def _refuse(format_: Format, given: NDArray[Any], bad: NDArray[np.bool_], what: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...rtl.formats._formats import FormatError
+from .codec import grouped
 
 Floats = NDArray[np.float64]
 
@@ -53,9 +54,7 @@ def fit(values: ArrayLike, group: int, rounds: int = 8) -> DualBits:
         raise FormatError("dual binarisation needs values, all of them finite")
     if group < 1:
         raise FormatError(f"a group has at least 1 element, not {group}")
-    short = -given.shape[-1] % group
-    given = np.pad(given, [(0, 0)] * (given.ndim - 1) + [(0, short)])
-    given = given.reshape(*given.shape[:-1], -1, group)
+    given = grouped(given, group)
     half = np.abs(given).max(axis=-1) / 2
     best = DualBits(np.zeros((2, *given.shape), np.uint8), np.stack((2 * half, -half)))
     best = DualBits(binarise(given, best.alphas), best.alphas)

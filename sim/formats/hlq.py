@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...rtl.formats._formats import FormatError
+from .codec import grouped
 
 Floats = NDArray[np.float64]
 MOST = 4
@@ -52,9 +53,7 @@ def fit(values: ArrayLike, bits: int, group: int = 128, rounds: int = 10) -> Hie
         raise FormatError("hierarchical quantisation needs values, all of them finite")
     if not 1 <= bits <= MOST or group < 1:
         raise FormatError(f"groups have 1 to {MOST} bits and 1 element at least")
-    short = -given.shape[-1] % group
-    given = np.pad(given, [(0, 0)] * (given.ndim - 1) + [(0, short)], mode="edge")
-    given = given.reshape(*given.shape[:-1], -1, group)
+    given = grouped(given, group, "edge")
     low, high = given.min(axis=-1), given.max(axis=-1)
     step = (high - low) / ((1 << bits) - 1)
     scales, offsets = np.stack([step * 2**b for b in range(bits)]), low

@@ -173,9 +173,14 @@ def read(files: Iterable[Path]) -> Liberty:
 
 def truth_table(function: str, inputs: tuple[str, ...]) -> tuple[int, ...]:
     """Values of a Liberty expression over all inputs, the first input slowest; or ValueError."""
-    term = _Expression(function).tree()
+    term = expression(function)
     rows = itertools.product((0, 1), repeat=len(inputs))
     return tuple(_value(term, dict(zip(inputs, row, strict=True))) for row in rows)
+
+
+def numbers(items: Iterable[str]) -> tuple[float, ...]:
+    """The numbers in the strings of a list, between which are commas or spaces."""
+    return tuple(float(part) for part in re.split(r"[\s,]+", " ".join(items)) if part)
 
 
 def expression(function: str) -> tuple:

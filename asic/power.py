@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..gen import tools
 from ..rtl.errors import AtriplexError
-from .liberty import Group, Liberty, expression
+from .liberty import Group, Liberty, expression, numbers
 from .library import Library
 
 Words = NDArray[np.uint64]
@@ -192,8 +192,8 @@ class _Machine:
 def _energy(machine: _Machine, liberty: Liberty, rates: NDArray[np.float64]) -> Energy:
     head = liberty.heads[0]
     volts = float(head.values.get("nom_voltage", 1.8))
-    loads = np.zeros(len(machine.state))
-    for cell in machine.module["cells"].values():
+    loads, cells = np.zeros(len(machine.state)), machine.module["cells"].values()
+    for cell in cells:
         for pin in liberty.cells[cell["type"]].pins:
             bits = cell["connections"].get(pin.name)
             if pin.direction == "input" and bits:
@@ -201,7 +201,8 @@ def _energy(machine: _Machine, liberty: Liberty, rates: NDArray[np.float64]) -> 
     switching = float((rates * loads).sum()) * volts**2 / 2
     internal = clock = 0.0
     tables: dict[tuple[str, str], list[tuple[NDArray, NDArray]]] = {}
-    for cell in machine.module["cells"].values():
+    clocks = {name: _clock(liberty, name) for name in {cell["type"] for cell in cells}}
+    for cell in cells:
         kind = liberty.cells[cell["type"]]
         for pin in kind.pins:
             bits = cell["connections"].get(pin.name)
@@ -213,7 +214,7 @@ def _energy(machine: _Machine, liberty: Liberty, rates: NDArray[np.float64]) -> 
             at = machine.at[bits[0]]
             if pin.direction == "output":
                 internal += rates[at] * _mean(tables[key], loads[at])
-            elif kind.state and _clocks(liberty, kind.name, pin.name):
+            elif pin.name in clocks[kind.name]:
                 clock += pin.capacitance * 1e-3 * volts**2 + 2 * _mean(tables[key], 0.0)
                 loads[at] = 0  # the clock's own net
     used = loads > 0
@@ -246,8 +247,7 @@ def _row(table: Group, templates: Mapping[str, Group]) -> tuple[NDArray, NDArray
     template = templates.get(table.args[0] if table.args else "", Group("", ()))
 
     def axis(name: str) -> NDArray:
-        given = table.lists.get(name) or template.lists.get(name, ())
-        return np.array([float(part) for part in re.split(r"[\s,]+", " ".join(given)) if part])
+        return np.array(numbers(table.lists.get(name) or template.lists.get(name, ())))
 
     values = axis("values")
     first, second = axis("index_1"), axis("index_2")
@@ -265,10 +265,12 @@ def _mean(tables: Sequence[tuple[NDArray, NDArray]], load: float) -> float:
     return float(np.mean([np.interp(load, loads, energy) for loads, energy in tables]))
 
 
-def _clocks(liberty: Liberty, cell: str, pin: str) -> bool:
-    for group in liberty.group(cell).all("ff"):
-        return pin in group.values.get("clocked_on", "")
-    return False
+def _clock(liberty: Liberty, cell: str) -> set[str]:
+    """The pins that a flip-flop is clocked on; none of a gate."""
+    if not liberty.cells[cell].state:
+        return set()
+    found = (group.values.get("clocked_on", "") for group in liberty.group(cell).all("ff"))
+    return set(re.findall(r"\w+", next(found, "")))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..gen import tools
 from ..rtl.errors import Missing, ToolFailed
-from .liberty import Group, Liberty, LibertyError
+from .liberty import Group, Liberty, LibertyError, numbers
 from .library import Library
 from .memories import PIN_PF, Macro
 
@@ -324,17 +324,17 @@ def _arcs(
 def _table(group: Group, templates: dict[str, Group], units: tuple[float, float]) -> Table:
     template = templates.get(group.args[0] if group.args else "", Group("", ()))
 
-    def numbers(items: Iterable[str], scale: float) -> tuple[float, ...]:
-        return tuple(float(part) * scale for part in re.split(r"[\s,]+", " ".join(items)) if part)
+    def scaled(items: Iterable[str], scale: float) -> tuple[float, ...]:
+        return tuple(number * scale for number in numbers(items))
 
     variables = [template.values.get(f"variable_{i}", "") for i in (1, 2)]
     swapped = "capacitance" in variables[0] or "constrained" in variables[0]
     scales = [units["capacitance" in variable] for variable in variables]
     axes = [
-        numbers(group.lists.get(name) or template.lists.get(name, ()), scale)
+        scaled(group.lists.get(name) or template.lists.get(name, ()), scale)
         for name, scale in zip(("index_1", "index_2"), scales, strict=True)
     ]
-    values = numbers(group.lists["values"], units[0])
+    values = scaled(group.lists["values"], units[0])
     first, second = axes if len(values) > 1 else ((), ())
     if len(values) != max(len(first), 1) * max(len(second), 1):
         raise ValueError(f"{len(values)} values for {len(first)} by {len(second)} indices")

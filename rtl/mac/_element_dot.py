@@ -20,6 +20,7 @@ from amaranth.utils import ceil_log2
 
 from .._add_select import AddSelect, AddSelectConfig, add_carry, select
 from .._once import place
+from .._pipeline import held
 from ..config import Config, param
 from ..formats._formats import FloatFormat, IntegerFormat, Special, TernaryFormat, format_named
 from ._booth import BoothProduct, BoothProductConfig
@@ -489,10 +490,7 @@ class ElementDot(wiring.Component):
             if isinstance(value, Const):
                 late.append(value)
                 continue
-            x = Signal(value.shape(), name=f"x_{name}_{where}", reset_less=True)
-            with m.If(self.enable):
-                m.d.sync += x.eq(value)
-            late.append(x)
+            late.append(held(m, self.enable, value, f"{name}_{where}"))
         return tuple(late)
 
     def _flags(self, m: Module) -> None:

@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from .._add_select import select
+from .._pipeline import held
 from ..config import Config, param
 
 BIAS, SIGNIFICAND, INFINITE = 127, 24, 255
@@ -231,10 +232,7 @@ class FloatAccumulate(wiring.Component):
                 names = list(value)
                 late.append(dict(zip(names, self._late(m, where, True, **value), strict=True)))
                 continue
-            x = Signal(value.shape(), name=f"x_{name}_{where}", reset_less=True)
-            with m.If(self.enable):
-                m.d.sync += x.eq(value)
-            late.append(x)
+            late.append(held(m, self.enable, value, f"{name}_{where}"))
         return tuple(late)
 
 

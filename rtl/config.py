@@ -40,7 +40,8 @@ class Rate:
 
     ``weights`` and ``activations`` are names of formats; ``products`` multiply-accumulates a cycle,
     on average over a long run; ``fields`` are values of input fields that choose this rate among
-    others of the same parameters.
+    others of the same parameters.  ``rows`` outputs are computed at a time from the same
+    activations.  ``family`` is the comparison it belongs to, unasked that of the block.
     """
 
     weights: str
@@ -48,6 +49,8 @@ class Rate:
     products: float
     values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fields: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    rows: int = 1
+    family: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -33,26 +33,28 @@ class Entry:
     rate: Rate
 
     @property
+    def family(self) -> str:
+        return self.rate.family or self.block.family
+
+    @property
     def design(self) -> Design:
         return emit(self.block, self.block.config.of(self.rate.values))
 
 
 def entries(family: str, only: Sequence[str] = ()) -> list[Entry]:
-    """All rates of a family's blocks, or those of the blocks named."""
-    found = [block for block in blocks.found().values() if block.family == family]
-    rated = {block.name: block.config.rates for block in found if block.config.rates}
-    families = sorted({block.family for block in blocks.found().values() if block.config.rates})
+    """All rates of a family's comparison, or those of the blocks named."""
+    everything = [
+        Entry(block, rate) for block in blocks.found().values() for rate in block.config.rates
+    ]
+    families = sorted({entry.family for entry in everything})
     if family not in families:
         raise AtriplexError(unknown("family with blocks to compare", family, families))
+    found = [entry for entry in everything if entry.family == family]
+    names = [entry.block.name for entry in found]
     for name in only:
-        if name not in rated:
-            raise AtriplexError(unknown("block to compare", name, rated))
-    return [
-        Entry(block, rate)
-        for block in found
-        if block.name in (only or rated)
-        for rate in block.config.rates
-    ]
+        if name not in names:
+            raise AtriplexError(unknown("block to compare", name, names))
+    return [entry for entry in found if not only or entry.block.name in only]
 
 
 def rows(

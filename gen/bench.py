@@ -24,7 +24,7 @@ import numpy as np
 from ..rtl.errors import AtriplexError, ToolFailed
 from . import blocks
 from .arrays import sharing
-from .compare.costs import multipliers
+from .compare.costs import lookups, multipliers
 from .describe import markdown
 from .selection import selection
 from .simd import simd
@@ -355,6 +355,7 @@ SECTIONS: dict[str, Callable[..., Iterator[Row]]] = {
         selection,
         simd,
         multipliers,
+        lookups,
         speed,
         growth,
         models,

@@ -41,7 +41,8 @@ class Rate:
     ``weights`` and ``activations`` are names of formats; ``products`` multiply-accumulates a cycle,
     on average over a long run; ``fields`` are values of input fields that choose this rate among
     others of the same parameters.  ``rows`` outputs are computed at a time from the same
-    activations.  ``family`` is the comparison it belongs to, unasked that of the block.
+    activations.  ``label`` tells it from rates of the same formats, and is the same for those that
+    differ in rows alone.  ``family`` is the comparison it belongs to, unasked that of the block.
     """
 
     weights: str
@@ -50,6 +51,7 @@ class Rate:
     values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fields: Mapping[str, int] = dataclasses.field(default_factory=dict)
     rows: int = 1
+    label: str = ""
     family: str = ""
 
 

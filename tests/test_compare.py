@@ -4,11 +4,12 @@
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from atriplex.asic.library import libraries
 from atriplex.fpga.boards import board
-from atriplex.gen.compare import costs, report
+from atriplex.gen.compare import costs, pictures, report
 from atriplex.rtl.errors import AtriplexError
 from atriplex.rtl.formats._blocks import block_format_named
 from atriplex.rtl.formats._formats import FormatError, format_named
@@ -40,6 +41,31 @@ def test_what_is_not_there_is_one_sentence() -> None:
         costs.entries("mca")
     with pytest.raises(AtriplexError, match="no block to compare 'fp_mca'; is it fp_mac"):
         costs.entries("mac", ["fp_mca"])
+
+
+def rows_of(label: str, areas: dict[int, float], **changes: Any) -> list[dict[str, Any]]:
+    plain = {"block": "b", "weights": "ternary", "activations": "int8", "RAM": 0, "um2": 1}
+    return [
+        {**plain, "label": label, "rows": rows, "NAND2": area, **changes}
+        for rows, area in areas.items()
+    ]
+
+
+def test_a_crossover_lies_on_both_curves() -> None:
+    tables, adders = {1: 400.0, 4: 100.0, 16: 50.0}, {1: 200.0, 4: 200.0, 16: 200.0, 64: 1.0}
+    rows = rows_of("tables", tables) + rows_of("adders", adders) + rows_of("one", {4: 1.0})
+    series = pictures.area_by_rows(rows)
+    assert list(series) == ["b tables ternary x int8", "b adders ternary x int8"]
+    ((name, other, (at, area)),) = pictures.crossovers(series)
+    assert name.startswith("b tables") and other.startswith("b adders")
+    assert at == pytest.approx(2) and area == pytest.approx(200)
+
+
+def test_columns_are_shown_where_they_say_something() -> None:
+    alone = rows_of("", {1: 2.0})
+    assert not {"label", "rows", "RAM", "cycles a token"} & set(report.columns(alone))
+    shared = alone + rows_of("tables", {4: 1.0}, RAM=2)
+    assert {"label", "rows", "RAM", "cycles a token"} <= set(report.columns(shared))
 
 
 @pytest.mark.skipif(

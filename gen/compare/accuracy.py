@@ -59,6 +59,11 @@ def texts() -> Windows:
     return [(ids[:-1], ids[1:]) for ids in written]
 
 
+def weights_of_a_token() -> int:
+    """Weights of the shipped model, each of which is used once a token."""
+    return packed.load(shipped("storybook-small")).model.config.ternary_weights
+
+
 class _Rounded(Reference):
     """The reference in float32, with rounded weights and inputs of projections."""
 

@@ -66,10 +66,11 @@ def rows(
     progress: Progress = lambda what: None,
 ) -> Iterator[Row]:
     """A row for each entry; a design that several rates share is built once."""
-    from .accuracy import FLOATS, bits_per_weight, perplexity
+    from .accuracy import FLOATS, bits_per_weight, perplexity, weights_of_a_token
 
     progress("the model without rounding")
     base = perplexity(FLOATS, FLOATS)
+    weights = weights_of_a_token()
     built: dict[str, Row] = {}
     errors: dict[tuple[str, str], float] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -85,17 +86,21 @@ def rows(
             cost = built[key]
             yield {
                 "block": name,
+                "label": rate.label,
                 "weights": rate.weights,
                 "activations": rate.activations,
+                "rows": rate.rows,
                 "products a cycle": rate.products,
                 "LUT4": round(cost["lut"] / rate.products, 1),
                 "FF": round(cost["ff"] / rate.products, 1),
+                "RAM": round(cost["ram"] / rate.products, 2),
                 "DSP": round(cost["dsp"] / rate.products, 2),
                 "MHz": cost["mhz"],
                 "um2": round(cost["area"] / rate.products),
                 "NAND2": round(cost["nand2"] / rate.products, 1) if cost["nand2"] else None,
                 "cells MHz": cost["cells mhz"],
                 "pJ": round(cost["pj"] / rate.products, 2),
+                "cycles a token": round(weights / rate.products),
                 "bits a weight": bits_per_weight(rate.weights),
                 "perplexity": round(errors[formats], 3),
                 "change": f"{100 * (errors[formats] / base - 1):+.2f} %",
@@ -116,7 +121,8 @@ def _built(
 
     design, name = entry.design, entry.block.name
     used = [tools.find(tool) for tool in ("yosys", family(board.family).place)]
-    sources = [Path(str(module.__file__)).read_bytes() for module in (cells, fpga, power)]
+    files = (__file__, *(str(module.__file__) for module in (cells, fpga, power)))
+    sources = [Path(file).read_bytes() for file in files]
     key = [
         design.text,
         json.dumps(dict(entry.rate.fields)),
@@ -157,6 +163,7 @@ def _measured(
     return {
         "lut": placed.lut,
         "ff": placed.ff,
+        "ram": placed.ram,
         "dsp": placed.dsp,
         "mhz": placed.fmax_mhz,
         "area": mapped.area_um2,
@@ -216,8 +223,24 @@ def multipliers() -> Iterator[Row]:
     switch; perplexity of the shipped float model on its own texts, weights and activations in these
     formats.
     """
+    yield from _section("mac")
+
+
+def lookups() -> Iterator[Row]:
+    """Tables against adders and multipliers, for a product a cycle: `atriplex compare lut`.
+
+    As for multipliers; rows share the tables, or the activations where there are none. Cycles a
+    token are those of the shipped model's weights at the rate of the row.
+    """
+    yield from _section("lut")
+
+
+def _section(family: str) -> Iterator[Row]:
+    """The table of a comparison."""
     from ...asic.library import library
     from ...fpga.boards import board
+    from .report import columns
 
-    for row in rows(entries("mac"), board("ulx3s-85f"), library("osu018")):
-        yield {name: value for name, value in row.items() if name != "parameters"}
+    found = list(rows(entries(family), board("ulx3s-85f"), library("osu018")))
+    shown = columns(found)
+    yield from ({name: row[name] for name in shown} for row in found)

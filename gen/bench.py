@@ -22,12 +22,8 @@ from typing import Any
 import numpy as np
 
 from ..rtl.errors import AtriplexError, ToolFailed
-from . import blocks
-from .arrays import sharing
-from .compare.costs import lookups, multipliers
+from . import blocks, studies
 from .describe import markdown
-from .selection import selection
-from .simd import simd
 from .verilog import emit
 
 Row = dict[str, Any]
@@ -351,11 +347,7 @@ SECTIONS: dict[str, Callable[..., Iterator[Row]]] = {
         utilisation,
         fpga,
         asic,
-        sharing,
-        selection,
-        simd,
-        multipliers,
-        lookups,
+        *map(studies.study, studies.names()),
         speed,
         growth,
         models,

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from amaranth.hdl import ClockDomain, Module
 from amaranth.sim import Simulator
-from atriplex.gen import arrays, blocks
+from atriplex.gen import blocks
+from atriplex.gen.studies import sharing as arrays
 from atriplex.gen.verilog import emit
 from atriplex.rtl.mac._booth import STRUCTURES, BoothProduct, BoothProductConfig
 from atriplex.rtl.mac.boothflex import BoothflexConfig

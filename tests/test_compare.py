@@ -45,6 +45,7 @@ def test_what_is_not_there_is_one_sentence() -> None:
 
 def rows_of(label: str, areas: dict[int, float], **changes: Any) -> list[dict[str, Any]]:
     plain = {"block": "b", "weights": "ternary", "activations": "int8", "RAM": 0, "um2": 1}
+    plain["memory bits"] = 0
     return [
         {**plain, "label": label, "rows": rows, "NAND2": area, **changes}
         for rows, area in areas.items()

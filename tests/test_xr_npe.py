@@ -405,7 +405,7 @@ def test_masked_adders_are_mapped_to_what_they_say(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_one_datapath_is_a_third_smaller_than_four() -> None:
     """By at least 35 % in LUTs and in area, with the same registers in all of them."""
-    from atriplex.gen.simd import simd
+    from atriplex.gen.studies.simd import simd
 
     rows = {row["design"]: row for row in simd(({},))}
     one, four = rows["xr_npe, four formats"], rows["the four of one format"]

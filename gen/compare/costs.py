@@ -3,7 +3,6 @@
 
 import importlib
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...rtl import interface
+from ...rtl import cache, interface
 from ...rtl.config import Rate
 from ...rtl.errors import AtriplexError, unknown
-from .. import blocks
+from .. import blocks, measure
 from ..blocks import Block
 from ..verilog import Design, emit
 
 Progress = Callable[[str], None]
 Row = dict[str, Any]
 RUNS = 128
-TARGET_MHZ = 100.0
 
 
 @dataclass(frozen=True)
@@ -71,116 +69,61 @@ def rows(
     progress("the model without rounding")
     base = perplexity(FLOATS, FLOATS)
     weights = weights_of_a_token()
-    built: dict[str, Row] = {}
     errors: dict[tuple[str, str], float] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        for entry in chosen:
-            rate, name = entry.rate, entry.block.name
-            key = json.dumps([name, dict(rate.values), dict(rate.fields)], sort_keys=True)
-            if key not in built:
-                built[key] = _built(entry, board, library, Path(scratch), dsp, progress)
-            formats = rate.weights, rate.activations
-            if formats not in errors:
-                progress(f"the model in {rate.weights} by {rate.activations}")
-                errors[formats] = perplexity(*formats)
-            cost = built[key]
-            yield {
-                "block": name,
-                "label": rate.label,
-                "weights": rate.weights,
-                "activations": rate.activations,
-                "rows": rate.rows,
-                "products a cycle": rate.products,
-                "LUT4": round(cost["lut"] / rate.products, 1),
-                "FF": round(cost["ff"] / rate.products, 1),
-                "RAM": round(cost["ram"] / rate.products, 2),
-                "DSP": round(cost["dsp"] / rate.products, 2),
-                "MHz": cost["mhz"],
-                "um2": round(cost["area"] / rate.products),
-                "NAND2": round(cost["nand2"] / rate.products, 1) if cost["nand2"] else None,
-                "cells MHz": cost["cells mhz"],
-                "pJ": round(cost["pj"] / rate.products, 2),
-                "cycles a token": round(weights / rate.products),
-                "bits a weight": bits_per_weight(rate.weights),
-                "perplexity": round(errors[formats], 3),
-                "change": f"{100 * (errors[formats] / base - 1):+.2f} %",
-                "parameters": dict(rate.values),
-            }
-
-
-def _built(
-    entry: Entry, board: Any, library: Any, scratch: Path, dsp: bool, progress: Progress
-) -> Row:
-    """Costs of a design, kept by all that they depend on."""
-    from ...asic import flow as cells
-    from ...asic import power
-    from ...fpga import flow as fpga
-    from ...fpga.families import family
-    from ...rtl import cache
-    from .. import tools
-
-    design, name = entry.design, entry.block.name
-    used = [tools.find(tool) for tool in ("yosys", family(board.family).place)]
-    files = (__file__, *(str(module.__file__) for module in (cells, fpga, power)))
-    sources = [Path(file).read_bytes() for file in files]
-    key = [
-        design.text,
-        json.dumps(dict(entry.rate.fields)),
-        repr(board),
-        str(dsp),
-        *(f"{tool.name} {tool.version}" for tool in used),
-    ]
-    key += [library.name, *(f"{file} {file.stat().st_mtime_ns}" for file in library.files)]
-
-    def fill(work: Path) -> None:
-        found = _measured(entry, design, board, library, scratch, dsp, progress)
-        (work / "costs.json").write_text(json.dumps(found))
-
-    made = cache.folder("compare", [name, *key, *sources], fill)
-    return json.loads((made / "costs.json").read_text())
-
-
-def _measured(
-    entry: Entry,
-    design: Design,
-    board: Any,
-    library: Any,
-    scratch: Path,
-    dsp: bool,
-    progress: Progress,
-) -> Row:
-    from ...asic import flow as cells
-    from ...fpga import flow as fpga
-
-    name = entry.block.name
-    progress(f"{name} for {board.name}")
-    placed = fpga.build(
-        design, board, scratch / "fpga", target_mhz=TARGET_MHZ, out_of_context=True, dsp=dsp
-    )
-    progress(f"{name} in {library.name}")
-    mapped = cells.build(design, library, scratch / "asic")
-    progress(f"switching of {name}")
-    return {
-        "lut": placed.lut,
-        "ff": placed.ff,
-        "ram": placed.ram,
-        "dsp": placed.dsp,
-        "mhz": placed.fmax_mhz,
-        "area": mapped.area_um2,
-        "nand2": mapped.nand2_equivalents,
-        "cells mhz": mapped.fmax_mhz,
-        "pj": energy(entry, design, library, scratch / "asic" / mapped.netlist),
-    }
+    for entry in chosen:
+        rate, name = entry.rate, entry.block.name
+        design = entry.design
+        progress(f"{name} for {board.name}")
+        placed = measure.placed(design, board, dsp=dsp)
+        progress(f"{name} in {library.name}")
+        mapped = measure.mapped(design, library)
+        progress(f"switching of {name}")
+        picojoules = energy(entry, design, library, mapped.netlist)
+        formats = rate.weights, rate.activations
+        if formats not in errors:
+            progress(f"the model in {rate.weights} by {rate.activations}")
+            errors[formats] = perplexity(*formats)
+        yield {
+            "block": name,
+            "label": rate.label,
+            "weights": rate.weights,
+            "activations": rate.activations,
+            "rows": rate.rows,
+            "products a cycle": rate.products,
+            "LUT4": round(placed.lut / rate.products, 1),
+            "FF": round(placed.ff / rate.products, 1),
+            "RAM": round(placed.ram / rate.products, 2),
+            "DSP": round(placed.dsp / rate.products, 2),
+            "MHz": placed.mhz,
+            "um2": round(mapped.area / rate.products),
+            "NAND2": round(mapped.nand2 / rate.products, 1) if mapped.nand2 else None,
+            "cells MHz": mapped.mhz,
+            "memory bits": round(mapped.memory_bits / rate.products),
+            "pJ": round(picojoules / rate.products, 2),
+            "cycles a token": round(weights / rate.products),
+            "bits a weight": bits_per_weight(rate.weights),
+            "perplexity": round(errors[formats], 3),
+            "change": f"{100 * (errors[formats] / base - 1):+.2f} %",
+            "parameters": dict(rate.values),
+        }
 
 
 def energy(entry: Entry, design: Design, library: Any, netlist: Path) -> float:
     """Picojoules a cycle while transfers of the block's stimulus go in without a pause."""
     from ...asic import power
-    from ...rtl import cache
 
-    log = cache.log("energy", [design.block, json.dumps(design.config)], "energy")
-    drive = _drive(entry, design)
-    return power.estimate(netlist, design.top, library, drive, runs=RUNS, log=log).total
+    fields = json.dumps(dict(entry.rate.fields), sort_keys=True)
+    golden = importlib.import_module(entry.block.module.replace(".rtl.", ".sim."))
+    sources = [Path(str(file)).read_bytes() for file in (__file__, power.__file__, golden.__file__)]
+    key = [netlist.read_bytes(), library.name, fields, *sources]
+
+    def fill(work: Path) -> None:
+        log = cache.log("energy", [design.block, json.dumps(design.config)], "energy")
+        drive = _drive(entry, design)
+        found = power.estimate(netlist, design.top, library, drive, runs=RUNS, log=log).total
+        (work / "energy.json").write_text(json.dumps(found))
+
+    return json.loads((cache.folder("energy", key, fill) / "energy.json").read_text())
 
 
 def _drive(entry: Entry, design: Design) -> Callable[[int], Mapping[str, NDArray[np.uint8]]]:
@@ -216,27 +159,8 @@ def _drive(entry: Entry, design: Design) -> Callable[[int], Mapping[str, NDArray
     return drive
 
 
-def multipliers() -> Iterator[Row]:
-    """All that multiplies and accumulates, for a product a cycle: `atriplex compare mac`.
-
-    ULX3S without multipliers, the block alone, routed; osu018 without wires; pJ from how often nets
-    switch; perplexity of the shipped float model on its own texts, weights and activations in these
-    formats.
-    """
-    yield from _section("mac")
-
-
-def lookups() -> Iterator[Row]:
-    """Tables against adders and multipliers, for a product a cycle: `atriplex compare lut`.
-
-    As for multipliers; rows share the tables, or the activations where there are none. Cycles a
-    token are those of the shipped model's weights at the rate of the row.
-    """
-    yield from _section("lut")
-
-
-def _section(family: str) -> Iterator[Row]:
-    """The table of a comparison."""
+def section(family: str) -> Iterator[Row]:
+    """The table of a comparison on ULX3S and with osu018, with the columns that say something."""
     from ...asic.library import library
     from ...fpga.boards import board
     from .report import columns

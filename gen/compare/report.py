@@ -16,11 +16,11 @@ ALWAYS = (
     *("block", "weights", "activations", "LUT4", "FF", "DSP", "MHz"),
     *("um2", "NAND2", "cells MHz", "pJ", "bits a weight", "perplexity", "change"),
 )
-SOMETIMES = {"label": "", "rows": 1, "RAM": 0}
+SOMETIMES = {"label": "", "rows": 1, "RAM": 0, "memory bits": 0}
 """Columns that are shown where a row has another value."""
 ORDER = (
     *("block", "label", "weights", "activations", "rows", "LUT4", "FF", "RAM", "DSP", "MHz"),
-    *("um2", "NAND2", "cells MHz", "pJ", "cycles a token", "bits a weight"),
+    *("um2", "NAND2", "cells MHz", "memory bits", "pJ", "cycles a token", "bits a weight"),
     *("perplexity", "change"),
 )
 
@@ -51,7 +51,8 @@ def write(rows: Sequence[Row], out: Path, family: str, board: str, library: str)
             f"# {family}, for a product a cycle",
             (
                 f"LUT4, FF, DSP, MHz: {board}, the block alone, routed. um2, NAND2, cells MHz: "
-                f"{library}, without wires. pJ: an estimate from how often nets switch. "
+                f"{library}, without wires and without memories, whose bits are given. pJ: an "
+                "estimate from how often nets switch. "
                 "Perplexity: of the shipped float model on its own texts, with weights and "
                 "activations in these formats."
             ),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What Leading One Prediction finds and costs on the shipped model.
 
-``python -m atriplex.gen.selection`` measures on texts that the model writes itself, which is what
-``make bench`` notes; ``--text`` on the held-out part of a training text.
+``python -m atriplex.gen.studies.selection`` measures on texts that the model writes itself, which
+is what ``make bench`` notes; ``--text`` on the held-out part of a training text.
 """
 
 import argparse
@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..sim.engine.generate import generate
-from ..sim.engine.integer import IntegerModel, Precision
-from ..sim.kv.lop_select import select
-from .engine.story import config_for
-from .model import evaluate, packed
-from .model.corpus import Corpus
-from .model.generate import shipped
+from ...sim.engine.generate import generate
+from ...sim.engine.integer import IntegerModel, Precision
+from ...sim.kv.lop_select import select
+from ..engine.story import config_for
+from ..model import evaluate, packed
+from ..model.corpus import Corpus
+from ..model.generate import shipped
 
 Row = dict[str, Any]
 KEPT = (8, 16, 32, 64)

@@ -3,7 +3,6 @@
 
 import dataclasses
 import operator
-import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,15 +13,15 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from ..rtl._add_select import accumulated
-from ..rtl._once import place
-from ..rtl._pipeline import held
-from ..rtl._runs import run_pipeline
-from ..rtl.config import Config, param
-from ..rtl.mac._booth import BoothProduct, BoothProductConfig
-from ..rtl.mac._select_tree import SelectTree, SelectTreeConfig
-from . import blocks
-from .verilog import Design, emit
+from ...rtl._add_select import accumulated
+from ...rtl._once import place
+from ...rtl._pipeline import held
+from ...rtl._runs import run_pipeline
+from ...rtl.config import Config, param
+from ...rtl.mac._booth import BoothProduct, BoothProductConfig
+from ...rtl.mac._select_tree import SelectTree, SelectTreeConfig
+from .. import blocks, measure
+from ..verilog import Design, emit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,28 +188,24 @@ def sharing() -> Iterator[dict[str, Any]]:
     accumulator for 2560 products; two arrays are the sum of their parts, or with shared ends one
     design with one set of input registers and one accumulator.
     """
-    from ..asic.flow import build as to_cells
-    from ..asic.library import library
-    from ..fpga.boards import board
-    from ..fpga.flow import build as to_board
+    from ...asic.library import library
+    from ...fpga.boards import board
 
-    ulx3s = board("ulx3s-85f")
+    ulx3s, cells = board("ulx3s-85f"), library("osu018")
     whole = 0
-    with tempfile.TemporaryDirectory() as scratch:
-        for name, parts in designs().items():
-            out = Path(scratch) / "out"
-            placed = [to_board(part, ulx3s, out, target_mhz=100, dsp=False) for part in parts]
-            mapped = [to_cells(part, library("osu018"), out) for part in parts]
-            lut, area = sum(each.lut for each in placed), sum(each.area_um2 for each in mapped)
-            whole = whole or (lut, area)
-            yield {
-                "block": "boothflex",
-                "design": name,
-                "LUT4": lut,
-                "FF": sum(each.ff for each in placed),
-                "MHz": min(each.fmax_mhz or 0 for each in placed),
-                "osu018 um2": round(area),
-                "osu018 MHz": min(each.fmax_mhz or 0 for each in mapped),
-                "LUT4 to boothflex": f"{lut / whole[0]:.2f}",
-                "area to boothflex": f"{area / whole[1]:.2f}",
-            }
+    for name, parts in designs().items():
+        placed = [measure.placed(part, ulx3s, out_of_context=False) for part in parts]
+        mapped = [measure.mapped(part, cells) for part in parts]
+        lut, area = sum(each.lut for each in placed), sum(each.area for each in mapped)
+        whole = whole or (lut, area)
+        yield {
+            "block": "boothflex",
+            "design": name,
+            "LUT4": lut,
+            "FF": sum(each.ff for each in placed),
+            "MHz": min(each.mhz for each in placed),
+            "osu018 um2": round(area),
+            "osu018 MHz": min(each.mhz for each in mapped),
+            "LUT4 to boothflex": f"{lut / whole[0]:.2f}",
+            "area to boothflex": f"{area / whole[1]:.2f}",
+        }

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one datapath for four formats saves: a multiply-accumulate unit for each, beside it."""
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from ..rtl.mac._modes import LANES
-from . import blocks
-from .verilog import emit
+from ...rtl.mac._modes import LANES
+from .. import blocks, measure
+from ..verilog import emit
 
 SETTINGS = ({}, {"rows": 0}, {"out": "codes"})
 """As it is; without registers in the multiplier; with read-out.  All units have the same."""
@@ -20,28 +18,23 @@ def simd(settings: tuple[dict[str, Any], ...] = SETTINGS) -> Iterator[dict[str, 
     All take a word of 16 bits a cycle, so have 4, 4, 2 and 1 lanes, and sum as many products
     without overflow; each accumulator is as wide as its own format needs.
     """
-    from ..asic.flow import build as to_cells
-    from ..asic.library import library
-    from ..fpga.boards import board
-    from ..fpga.flow import build as to_board
+    from ...asic.library import library
+    from ...fpga.boards import board
 
-    block, ulx3s = blocks.find("xr_npe"), board("ulx3s-85f")
+    block, ulx3s, cells = blocks.find("xr_npe"), board("ulx3s-85f"), library("osu018")
 
     def measured(what: str, values: dict[str, Any], **more: Any) -> dict[str, Any]:
         design = emit(block, block.config(**values, **more))
-        with tempfile.TemporaryDirectory() as scratch:
-            out = Path(scratch) / "out"
-            placed = to_board(design, ulx3s, out, target_mhz=100, dsp=False, out_of_context=True)
-            mapped = to_cells(design, library("osu018"), out)
+        placed, mapped = measure.placed(design, ulx3s), measure.mapped(design, cells)
         return {
             "block": "xr_npe",
             "setting": ", ".join(f"{name} = {value}" for name, value in values.items()) or "-",
             "design": what,
             "LUT4": placed.lut,
             "FF": placed.ff,
-            "MHz": placed.fmax_mhz or 0,
-            "osu018 um2": round(mapped.area_um2),
-            "osu018 MHz": mapped.fmax_mhz or 0,
+            "MHz": placed.mhz,
+            "osu018 um2": round(mapped.area),
+            "osu018 MHz": mapped.mhz,
         }
 
     for values in settings:

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Size and clock of a design on a board and in cells, kept by all that they depend on."""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..rtl import cache
+from . import tools
+from .verilog import Design
+
+TARGET_MHZ = 100.0
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Of the block alone, LUT4 with a CCU2C counted as two; ``mhz`` after routing, 0 for none."""
+
+    lut: int
+    ff: int
+    ram: int
+    dsp: int
+    mhz: float
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """``area`` in um2, without memories, which are macros of ``memory_bits`` together.
+
+    ``nand2`` is None where the library has no such cell; ``netlist`` is the file.
+    """
+
+    area: float
+    nand2: float | None
+    mhz: float
+    memory_bits: int
+    netlist: Path
+
+
+def placed(design: Design, board: Any, *, dsp: bool = False, out_of_context: bool = True) -> Placed:
+    """Synthesised, placed and routed, without multipliers unless ``dsp``."""
+    from ..fpga import flow
+    from ..fpga.families import family
+
+    used = [tools.find(tool) for tool in ("yosys", family(board.family).place)]
+    key = [
+        design.text,
+        repr(board),
+        f"{dsp} {out_of_context}",
+        *(f"{tool.name} {tool.version}" for tool in used),
+        *_sources(flow),
+    ]
+
+    def fill(work: Path) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            found = flow.build(
+                design,
+                board,
+                Path(scratch) / "out",
+                target_mhz=TARGET_MHZ,
+                out_of_context=out_of_context,
+                dsp=dsp,
+            )
+        values = [found.lut, found.ff, found.ram, found.dsp, found.fmax_mhz or 0]
+        (work / "placed.json").write_text(json.dumps(values))
+
+    made = cache.folder("placed", key, fill)
+    return Placed(*json.loads((made / "placed.json").read_text()))
+
+
+def mapped(design: Design, library: Any) -> Mapped:
+    """Mapped to the library's cells, without wires."""
+    from ..asic import flow
+
+    key = [
+        design.text,
+        f"{tools.find('yosys').version}",
+        library.name,
+        *(f"{file} {file.stat().st_mtime_ns}" for file in library.files),
+        *_sources(flow),
+    ]
+
+    def fill(work: Path) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            out = Path(scratch) / "out"
+            found = flow.build(design, library, out)
+            (work / "netlist.v").write_bytes((out / found.netlist).read_bytes())
+        values = [found.area_um2, found.nand2_equivalents, found.fmax_mhz or 0, found.memory_bits]
+        (work / "mapped.json").write_text(json.dumps(values))
+
+    made = cache.folder("mapped", key, fill)
+    area, nand2, mhz, memory_bits = json.loads((made / "mapped.json").read_text())
+    return Mapped(area, nand2, mhz, memory_bits, made / "netlist.v")
+
+
+def _sources(flow: Any) -> list[bytes]:
+    return [Path(str(file)).read_bytes() for file in (__file__, flow.__file__)]

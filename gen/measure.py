@@ -87,6 +87,8 @@ def mapped(design: Design, library: Any) -> Mapped:
             out = Path(scratch) / "out"
             found = flow.build(design, library, out)
             (work / "netlist.v").write_bytes((out / found.netlist).read_bytes())
+            if (out / "memories.v").exists():  # what the energy of the netlist needs beside it
+                (work / "memories.v").write_bytes((out / "memories.v").read_bytes())
         values = [found.area_um2, found.nand2_equivalents, found.fmax_mhz or 0, found.memory_bits]
         (work / "mapped.json").write_text(json.dumps(values))
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Energy from switching: nets that are known to switch, and what that costs."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,32 @@ def test_a_counter_toggles_as_counters_do(tmp_path: Path) -> None:
     )
     rates = found.rates("q")
     assert rates == pytest.approx([2.0**-n for n in range(8)], rel=0.02)
+
+
+@pytest.mark.parametrize("clocked", [True, False])
+def test_a_memory_gives_what_was_written(clocked: bool, tmp_path: Path) -> None:
+    """It is written 0, 3, 6 ... in turn, and read 8 words behind."""
+    read = "always @(posedge clk) q <= m[a];" if clocked else "always @* q = m[a];"
+    text = (
+        "module d(input clk, input [7:0] a, input [31:0] x, output reg [31:0] q);\n"
+        "  reg [31:0] m [0:255];\n  wire [7:0] w = a + 8'd8;\n"
+        f"  always @(posedge clk) m[w] <= x;\n  {read}\nendmodule\n"
+    )
+    ports = (
+        *(Port("clk", 1, "input"), Port("a", 8, "input"), Port("x", 32, "input")),
+        Port("q", 32, "output"),
+    )
+    netlist = mapped(text, ports, tmp_path)
+    assert "mem_256x32" in netlist.read_text()
+    drive = lambda cycle: {"a": bits(cycle, 8), "x": bits(3 * cycle, 32)}  # noqa: E731
+    count, late = 12 + 256, 8 + clocked
+    found = power.simulated(netlist, "d", CELLS, drive, 64, count, tmp_path / "log")
+    told = [3 * (cycle - late) for cycle in range(11, count)]
+    expected = [
+        sum((a ^ b) >> bit & 1 for a, b in itertools.pairwise(told)) / 256 for bit in range(9)
+    ]
+    assert found.rates("q")[:9] == pytest.approx(expected, abs=0.02)
+    assert found.rates("q")[31] == 0
 
 
 def test_what_cannot_be_simulated_is_named(tmp_path: Path) -> None:

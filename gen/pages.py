@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..rtl.errors import AtriplexError
-from . import blocks
+from . import blocks, studies
 from .blocks import Block
 from .describe import markdown, page
 from .verilog import emit
@@ -42,11 +42,11 @@ def filled(block: Block, text: str, figures: Mapping[str, list[dict[str, Any]]])
 
 def _figures(block: Block, figures: Mapping[str, list[dict[str, Any]]]) -> str:
     tables = []
-    for name in ("correctness", "fpga", "asic", "sharing", "selection", "simd"):
+    for name in ("correctness", "fpga", "asic", *studies.names()):
         rows = [
             {key: value for key, value in row.items() if key != "block"}
             for row in figures.get(name, [])
-            if row["block"] == block.name
+            if row.get("block") == block.name
         ]
         if rows:
             tables.append(f"`python -m atriplex.gen.bench --only {name}`:\n\n{markdown(rows)}")

@@ -9,6 +9,7 @@ A page is written by hand around two marked places; what stands between the mark
     the block's rows of ``docs/benchmarks.json``, which ``make bench`` writes
 """
 
+import inspect
 import json
 import re
 import sys
@@ -49,8 +50,17 @@ def _figures(block: Block, figures: Mapping[str, list[dict[str, Any]]]) -> str:
             if row.get("block") == block.name
         ]
         if rows:
-            tables.append(f"`python -m atriplex.gen.bench --only {name}`:\n\n{markdown(rows)}")
+            said = f"{_summary(name)}`python -m atriplex.gen.bench --only {name}`:"
+            tables.append(f"{said}\n\n{markdown(rows)}")
     return "\n".join(tables) or "Not measured yet: run `make bench`.\n"
+
+
+def _summary(section: str) -> str:
+    """What a study says of its rows, in a line."""
+    if section not in studies.names():
+        return ""
+    told = (inspect.getdoc(studies.study(section)) or "").partition("\n\n")[0]
+    return " ".join(told.split()) + " "
 
 
 def main() -> None:

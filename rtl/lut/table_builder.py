@@ -33,7 +33,7 @@ class TableBuilderConfig(Config):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
-        "tiny": {"group": 2, "code": "ternary", "act_width": 4},
+        "tiny": {"group": 2, "act_width": 4},
         "bits": {"code": "bits", "half": False, "stage": 1},
         "tl2": {"group": 3, "code": "ternary", "style": "serial"},
         "whole": {"group": 3, "half": False, "style": "serial"},

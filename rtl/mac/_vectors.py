@@ -84,3 +84,11 @@ class Vectors(wiring.Component):
             m.d.sync += [full[reading].eq(0), reading.eq(~reading)]
 
         return m
+
+
+def walk_tiles(m: Module, tile: Signal, moves, first, last, last_tile) -> None:
+    """Drives ``tile`` through a vector's tiles, again for every group of rows, with ``moves``."""
+    count = Signal.like(tile)
+    m.d.comb += tile.eq(Mux(first, 0, count))
+    with m.If(moves):
+        m.d.sync += count.eq(Mux(last | last_tile, 0, tile + 1))

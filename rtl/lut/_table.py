@@ -269,7 +269,7 @@ class Walk(wiring.Component):
     -------
     act, used, subtract, double : the move of this cycle; nothing is added unless ``used``.
     begins, ends : it is the first, the last.
-    shows, index : the entry that is there after it, if any.
+    shows, entry : the entry that is there after it, if any.
     """
 
     enable: Signal
@@ -280,14 +280,14 @@ class Walk(wiring.Component):
     begins: Signal
     ends: Signal
     shows: Signal
-    index: Signal
+    entry: Signal
 
     def __init__(self, group: int, code: str, half: bool):
         self.moves = moves(group, code, half)
         super().__init__({
             "enable": In(1),
             "act": Out(range(max(group, 2))),
-            "index": Out(range(max(size(group, code, half), 2))),
+            "entry": Out(range(max(size(group, code, half), 2))),
             **{name: Out(1) for name in ("used", "subtract", "double", "begins", "ends", "shows")},
         })
 
@@ -300,7 +300,7 @@ class Walk(wiring.Component):
             (self.subtract, [move.subtract for move in self.moves]),
             (self.double, [move.double for move in self.moves]),
             (self.shows, [move.entry is not None for move in self.moves]),
-            (self.index, [move.entry or 0 for move in self.moves]),
+            (self.entry, [move.entry or 0 for move in self.moves]),
         ]
         for signal, values in columns:
             m.d.comb += signal.eq(Array(Const(int(v), len(signal)) for v in values)[step])
@@ -311,28 +311,29 @@ class Walk(wiring.Component):
 
 
 def summed(
-    m: Module, platform: Any, walk: Walk, act: Any, width: int, enable: Any, name: str = ""
+    m: Module, platform: Any, move: Any, act: Any, width: int, enable: Any, double: Any = 0, name=""
 ) -> Any:
-    """The entry that is there after the move of ``walk`` with its activation ``act``.
+    """The entry that is there after a ``move``, as ``Walk`` gives it, with its activation ``act``.
 
     One adder; its sum starts at zero for every table.
     """
     total = Signal(signed(width), name=f"total{name}")
-    doubled = any(move.double for move in walk.moves)
+    if isinstance(double, Signal):
+        act = Mux(double, act << 1, act)
     add = place(
         m,
         platform,
         f"add{name}",
         AddSelect(AddSelectConfig(width=width)),
         a=total,
-        b=Mux(walk.double, act << 1, act) if doubled else act,
-        enable=walk.used,
-        invert=walk.subtract,
-        carry=walk.subtract,
+        b=act,
+        enable=move.used,
+        invert=move.subtract,
+        carry=move.subtract,
     )
     y = add.y[:width].as_signed()
     with m.If(enable):
         m.d.sync += total.eq(y)
-        with m.If(walk.ends):
+        with m.If(move.ends):
             m.d.sync += total.eq(0)
     return y

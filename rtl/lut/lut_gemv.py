@@ -366,7 +366,7 @@ class LutGemv(wiring.Component):
             for group in range(config.groups):
                 code = codes[row][group]
                 index = code[: config.index_width]
-                m.d.comb += valid[group].eq(index < config.entries if config.checked else 1)
+                m.d.comb += valid[group].eq(_below(index, config.entries) if config.checked else 1)
                 weights.append(Cat(valid[group], code[-1] & valid[group] if config.half else 0))
             wrong.append(~valid.all())
         return weights, wrong
@@ -397,6 +397,14 @@ class LutGemv(wiring.Component):
                 found.append(x_found)
             rows.append(Cat(found))
         return rows
+
+
+def _below(index: Any, bound: int) -> Any:
+    """``index < bound`` in LUTs: yosys would make a carry chain of each."""
+    below: Any = 0
+    for at in range(len(index)):
+        below = ~index[at] | below if bound >> at & 1 else ~index[at] & below
+    return below
 
 
 class Tables(wiring.Component):
@@ -445,20 +453,25 @@ class Tables(wiring.Component):
         building, reading = Signal(name="building"), Signal(name="reading")
         m.submodules.walk = walk = Walk(config.group, config.code, config.half)
         turn, tile = Signal(range(max(config.share, 2))), Signal.like(self.tile)
-        base, final = Signal.like(self.part), Signal()
-        ends_tile, seen, closes = Signal(), Signal(), Signal()
+        base, final, ends_tile, closes, late_last, seen = (
+            Signal.like(self.part, name="base"),
+            *(Signal(name=name) for name in ("final", "ends_tile", "closes", "late_last", "seen")),
+        )
         m.d.comb += [
             walk.enable.eq(self.vector_valid & ~full[building]),
             self.part.eq(base + walk.act),
             final.eq(walk.enable & walk.ends),
             ends_tile.eq(turn == config.share - 1),
-            closes.eq(ends_tile & (seen | self.last_part)),
+            # A tile's last move asks for no part that was not asked for before.
+            closes.eq(ends_tile & (seen | late_last)),
             self.releases.eq(final & closes),
             self.valid.eq(full[reading]),
             self.last_tile.eq(self.tile == ends[reading]),
         ]
-        with m.If(walk.enable):
-            m.d.sync += seen.eq(seen | self.last_part)
+        m.d.sync += [
+            late_last.eq(walk.enable & ~final & self.last_part),
+            seen.eq(seen | late_last),
+        ]
         with m.If(final):
             m.d.sync += [
                 base.eq(base + config.group),
@@ -511,17 +524,15 @@ class Tables(wiring.Component):
             for at in range(step)
         ]
         found = []
-        style = {"ram_style": "block" if config.table == "block" else "distributed"}
         for group in range(config.groups):
-            memory = Memory(
-                shape=signed(config.entry_width), depth=config.words, init=[], attrs=style
-            )
+            memory = Memory(shape=signed(config.entry_width), depth=config.words, init=[])
             m.submodules[f"table_{group}"] = memory
             write = memory.write_port()
             m.d.comb += [
                 write.addr.eq(Cat(late.address, late.bank)),
                 write.data.eq(entries[group % step]),
-                write.en.eq(late.writes & (late.turn == group // step)),
+                # Of a bank that is not full, which reads are: said so, no logic is made for both.
+                write.en.eq(late.writes & (late.turn == group // step) & ~full[late.bank]),
             ]
             for row in range(config.rows):
                 code = self.codes.word_select(row * config.groups + group, config.code_width)
@@ -534,7 +545,7 @@ class Tables(wiring.Component):
         config = self.config
         if config.table == "block":
             port = memory.read_port()
-            m.d.comb += [port.addr.eq(address), port.en.eq(self.enable)]
+            m.d.comb += [port.addr.eq(address), port.en.eq(self.enable & self.valid)]
             entry = port.data
         else:
             port = memory.read_port(domain="comb")

@@ -77,7 +77,8 @@ class Vectors(wiring.Component):
             self.last_tile.eq(self.tile == ends[reading]),
             self.load.eq(loads[reading]),
             read.addr.eq(Cat(self.tile, reading)),
-            read.en.eq(self.enable),
+            # Reads and writes are of other banks: said so, no logic is made for the case.
+            read.en.eq(self.enable & full[reading]),
             self.acts.eq(read.data),
         ]
         with m.If(self.release):

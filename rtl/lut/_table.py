@@ -30,6 +30,7 @@ from amaranth.utils import ceil_log2
 
 from .._add_select import AddSelect, AddSelectConfig
 from .._once import place
+from .._streams import bits_for
 
 WEIGHTS = {"binary": (-1, 1), "bits": (0, 1), "ternary": (-1, 0, 1)}
 CODES = tuple(WEIGHTS)
@@ -268,7 +269,7 @@ class Walk(wiring.Component):
     Members
     -------
     act, used, subtract, double : the move of this cycle; nothing is added unless ``used``.
-    begins, ends : it is the first, the last.
+    ends : it is the last.
     shows, entry : the entry that is there after it, if any.
     """
 
@@ -277,36 +278,40 @@ class Walk(wiring.Component):
     used: Signal
     subtract: Signal
     double: Signal
-    begins: Signal
     ends: Signal
     shows: Signal
     entry: Signal
 
     def __init__(self, group: int, code: str, half: bool):
-        self.moves = moves(group, code, half)
+        self.moves = made = moves(group, code, half)
+        self.columns = {
+            "act": [move.act or 0 for move in made],
+            "used": [move.act is not None for move in made],
+            "subtract": [move.subtract for move in made],
+            "double": [move.double for move in made],
+            "ends": [at == len(made) - 1 for at in range(len(made))],
+            "shows": [move.entry is not None for move in made],
+            "entry": [move.entry or 0 for move in made],
+        }
         super().__init__({
             "enable": In(1),
-            "act": Out(range(max(group, 2))),
-            "entry": Out(range(max(size(group, code, half), 2))),
-            **{name: Out(1) for name in ("used", "subtract", "double", "begins", "ends", "shows")},
+            **{
+                name: Out(bits_for(max(values) + 1), init=int(values[0]))
+                for name, values in self.columns.items()
+            },
         })
 
     def elaborate(self, platform):
         m = Module()
-        step = Signal(range(max(len(self.moves), 2)))
-        columns = [
-            (self.act, [move.act or 0 for move in self.moves]),
-            (self.used, [move.act is not None for move in self.moves]),
-            (self.subtract, [move.subtract for move in self.moves]),
-            (self.double, [move.double for move in self.moves]),
-            (self.shows, [move.entry is not None for move in self.moves]),
-            (self.entry, [move.entry or 0 for move in self.moves]),
-        ]
-        for signal, values in columns:
-            m.d.comb += signal.eq(Array(Const(int(v), len(signal)) for v in values)[step])
-        m.d.comb += [self.begins.eq(step == 0), self.ends.eq(step == len(self.moves) - 1)]
+        count = len(self.moves)
+        step = Signal(range(max(count, 2)))
         with m.If(self.enable):
             m.d.sync += step.eq(Mux(self.ends, 0, step + 1))
+            for name, values in self.columns.items():  # registers of the move to come
+                to_come = [
+                    Const(int(v), len(getattr(self, name))) for v in (*values[1:], values[0])
+                ]
+                m.d.sync += getattr(self, name).eq(Array(to_come)[step])
         return m
 
 

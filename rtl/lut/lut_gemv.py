@@ -72,8 +72,8 @@ class LutGemvConfig(Config):
             yield "share must be 1 with registers: all tables of a tile are built at once"
         elif self.groups % self.share:
             yield f"share must divide groups ({self.groups}), not {self.share}"
-        if self.max_k % self.lanes:
-            yield f"max_k must be a multiple of group * groups ({self.lanes}), not {self.max_k}"
+        if self.max_k % self.k_lanes:
+            yield f"max_k must be a multiple of group * groups ({self.k_lanes}), not {self.max_k}"
         elif self.acc_width > self.sum_width:
             yield (
                 f"sums of {self.max_k} activations of {self.act_width} bits need "

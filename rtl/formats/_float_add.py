@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sum of two numbers of one floating-point format, rounded once."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from ..config import Config, param
+from ._decode import name_faults
+from ._formats import FloatFormat, Special, format_named
+from ._shift import late, leading_zeros, shifted_right
+
+BELOW = 3
+"""Bits below the last place: two, and one for all that is under them.
+
+They are enough.  Where cancellation takes more than the highest bit, the two numbers were at most
+one place apart, and nothing had been shifted out.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatAddConfig(Config):
+    format: str = param("fp16", "name of the format, one with infinities")
+    stages: int = param(0, "registers: behind the addition, the alignment, the shifter", ge=0, le=3)
+
+    def faults(self) -> Iterator[str]:
+        wrong = list(name_faults(self.format))
+        yield from wrong
+        if not wrong and getattr(format_named(self.format), "special", None) is not Special.IEEE:
+            yield f"format must have infinities, as fp16, bf16 and fp8_e5m2, not {self.format}"
+
+    @property
+    def of_format(self) -> FloatFormat:
+        found = format_named(self.format)
+        assert isinstance(found, FloatFormat)
+        return found
+
+    @property
+    def latency(self) -> int:
+        """Registers between the two numbers and their sum."""
+        return self.stages
+
+
+class FloatAdd(wiring.Component):
+    """``y`` is the code of ``a + b``, rounded to nearest, ties to even: IEEE 754.
+
+    Subnormals are numbers like others, overflow makes an infinity.  A sum of 0 is +0, but -0 of two
+    -0.  ``y`` is the format's NaN that is not negative if one of the two is NaN or they are
+    infinities of both signs.  To subtract, flip the highest bit of ``b``.
+
+    Members
+    -------
+    a, b : :py:`In(width)`
+    enable : :py:`In(1)`
+        Registers advance while it is high; there are ``stages`` in a row.  Unused without.
+    y : :py:`Out(width)`
+
+    Instantiate it with ``place(m, platform, name, FloatAdd(config), a=, b=, enable=)``.
+    """
+
+    a: Signal
+    b: Signal
+    enable: Signal
+    y: Signal
+
+    def __init__(self, config: FloatAddConfig):
+        self.config = config
+        width = config.of_format.width
+        super().__init__({"a": In(width), "b": In(width), "enable": In(1), "y": Out(width)})
+
+    def elaborate(self, platform):
+        m = Module()
+        format_, stages = self.config.of_format, self.config.stages
+        mantissa, fields = format_.mantissa, format_.exponent + format_.mantissa
+
+        # The larger one, and the other one brought to its exponent.
+        swap = Signal()
+        m.d.comb += swap.eq(self.b[:fields] > self.a[:fields])
+        large, small = Signal(fields), Signal(fields)
+        m.d.comb += [
+            large.eq(Mux(swap, self.b, self.a)),
+            small.eq(Mux(swap, self.a, self.b)),
+        ]
+        sign = Mux(swap, self.b[-1], self.a[-1])
+        differ = self.a[-1] ^ self.b[-1]
+        large_normal, small_normal = large[mantissa:].any(), small[mantissa:].any()
+        # The exponent of subnormal numbers is that of the smallest normal ones.
+        top = Signal(format_.exponent)
+        m.d.comb += top.eq(Cat(large[mantissa] | ~large_normal, large[mantissa + 1 :]))
+        small_top = Cat(small[mantissa] | ~small_normal, small[mantissa + 1 :])
+        distance = Signal(format_.exponent)
+        m.d.comb += distance.eq(top - small_top)
+        special = large[mantissa:].all()
+        nan = special & (large[:mantissa].any() | (differ & small[mantissa:].all()))
+        aligned, lost = self._aligned(m, Cat(small[:mantissa], small_normal), distance)
+        parts = {
+            "large": Cat(large[:mantissa], large_normal),
+            "aligned": Cat(lost, aligned),
+            "top": top,
+            "sign": sign,
+            "differ": differ,
+            "special": special,
+            "nan": nan,
+        }
+        parts = self._late(m, "aligned", stages >= 2, parts)
+
+        differ, width = parts["differ"], mantissa + 1 + BELOW
+        total = Signal(width + 1)
+        term = parts["aligned"] ^ differ.replicate(width)
+        low = Cat(Const(1, 1), Const(0, BELOW), parts["large"]) + Cat(differ, term)
+        m.d.comb += total.eq(Cat(low[1 : width + 1], low[width + 1] & ~differ))
+        kept = {name: parts[name] for name in ("top", "sign", "differ", "special", "nan")}
+        parts = self._late(m, "added", stages >= 1, {"total": total, **kept})
+
+        # The leading one goes to the top; not beyond where subnormal numbers have theirs.
+        top, total = parts["top"], parts["total"]
+        limit, bounded = Signal(width + 1), Signal(width + 1)
+        m.d.comb += limit.eq(Cat(top == width - at for at in range(width + 1)))
+        m.d.comb += bounded.eq(total | limit)
+        zeros, _ = leading_zeros(m, "zeros", bounded)
+        exact = total.any()
+        shifted = Signal(width + 1)
+        m.d.comb += shifted.eq(total << zeros)
+        field = Signal(format_.exponent)
+        m.d.comb += field.eq((top - zeros) & exact.replicate(format_.exponent))
+        sign = parts["sign"] & (exact | ~parts["differ"])
+        rest = {name: parts[name] for name in ("special", "nan")}
+        parts = self._late(
+            m, "shifted", stages >= 3, {"shifted": shifted, "field": field, "sign": sign, **rest}
+        )
+
+        # The leading one adds itself to the field, as does a carry out of the mantissa.
+        shifted, special = parts["shifted"], parts["special"]
+        half, below = shifted[BELOW], shifted[:BELOW].any()
+        up = half & (shifted[BELOW + 1] | below)
+        rounded = Signal(fields)
+        m.d.comb += rounded.eq(shifted[BELOW + 1 :] + Cat(Const(0, mantissa), parts["field"]) + up)
+        infinite = special | rounded[mantissa:].all()
+        code = Cat(
+            rounded[: mantissa - 1] & ~infinite.replicate(mantissa - 1),
+            (rounded[mantissa - 1] & ~infinite) | parts["nan"],
+            rounded[mantissa:] | special.replicate(format_.exponent),
+            parts["sign"] & ~parts["nan"],
+        )
+        m.d.comb += self.y.eq(code)
+        return m
+
+    def _aligned(self, m: Module, value: Value, distance: Value) -> tuple[Value, Value]:
+        """The smaller number moved down, with two bits more, and whether any bit left."""
+        value = Cat(Const(0, BELOW - 1), value)
+        stages = (len(value) - 1).bit_length()
+        far = distance[stages:].any()
+        near = Signal(len(value))
+        m.d.comb += near.eq(Mux(far, 0, value))
+        lost = far & value.any()
+        return shifted_right(m, "small", near, distance[:stages], (1 << stages) - 1, 0, lost)
+
+    def _late(self, m: Module, where: str, stage: bool, values: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: late(m, stage, self.enable, f"{name}_{where}", Value.cast(value))
+            for name, value in values.items()
+        }

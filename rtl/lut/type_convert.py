@@ -79,6 +79,11 @@ class TypeConvertConfig(Config):
         return self.bits - 1 > self.bias
 
     @property
+    def max_scale(self) -> int:
+        """To int, larger scales count as this: the smallest normal float is no larger integer."""
+        return self.bits - 3 + self.bias
+
+    @property
     def depth(self) -> int:
         """Rows of the memory: the number, and above it its exponent."""
         return self.bits + self.exponent
@@ -229,8 +234,9 @@ class TypeConvert(wiring.Component):
         ``float16`` that is too large becomes infinite.  These are the bits of numpy's ``astype``.
     to int
         ``clip(rint(x * 2**scale), -2**(bits - 1), 2**(bits - 1) - 1)``: rounded once to nearest,
-        ties to even, then clamped.  ``scale`` is one for all columns.  Subnormals are numbers
-        like others; infinities are clamped, and NaN like an infinity of its sign.
+        ties to even, then clamped.  ``scale`` is one for all columns, and ``max_scale`` at most:
+        larger ones count as that.  Subnormals are numbers like others; infinities are clamped, and
+        NaN like an infinity of its sign.
 
     It works as a memory that computes: bit rows in a memory, of which two are read and one is
     written each cycle, and beside each column a few latches and gates.  All columns do the same;
@@ -447,7 +453,10 @@ class TypeConvert(wiring.Component):
                 m.d.sync += [moved.eq(moved | given), ones.eq(ones & given)]
             with m.If(opens):
                 m.d.sync += [moved.eq(0), ones.eq(~Const(0, cols)), far.eq(0)]
-                m.d.sync += left.eq(n - 2 + config.bias - self.i.p.scale)
+                scale = self.i.p.scale
+                m.d.sync += left.eq(
+                    n - 2 + config.bias - Mux(scale > config.max_scale, config.max_scale, scale)
+                )
         ends = does.kind == Kind.SIGN
         clamped = sign ^ (~ends).replicate(cols)
         return row, stored, written, select_each(over, clamped, total)

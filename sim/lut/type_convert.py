@@ -22,10 +22,11 @@ def to_float(config: "TypeConvertConfig", values: NDArray[Any]) -> NDArray[Any]:
 
 def to_int(config: "TypeConvertConfig", values: NDArray[Any], scale: NDArray[Any]) -> Ints:
     """``values * 2**scale`` rounded to nearest, ties to even, and clamped; NaN as infinity."""
-    wide = values.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        wide = values.astype(np.float64)
     wide = np.where(np.isnan(wide), np.copysign(np.inf, wide), wide)
     end = float(1 << config.bits - 1)
-    whole = np.rint(np.ldexp(wide, scale.astype(np.int64)))
+    whole = np.rint(np.ldexp(wide, np.minimum(scale, config.max_scale)))
     return np.clip(whole, -end, end - 1).astype(np.int64)
 
 

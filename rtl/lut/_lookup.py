@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -15,6 +15,7 @@ from .._once import place
 from .._pipeline import held
 from ..config import Config, param
 from ..formats._float_add import FloatAdd, FloatAddConfig
+from ._table_mux import TableMux, TableMuxConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,16 +73,21 @@ class Lookup(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        signs = list(self.sign) if config.signs else [0] * config.groups
+        signs = list(self.sign) if config.signs else [Const(0, 1)] * config.groups
         entries = []
         for group, sign in enumerate(signs):
             size = config.entry_width << config.address
-            rows = self.table.word_select(group, size)
-            address = self.address.word_select(group, config.address)
-            entry = Signal(config.entry_width, name=f"entry_{group}")
-            words = [rows.word_select(n, config.entry_width) for n in range(1 << config.address)]
-            m.d.comb += entry.eq(chosen(words, address))
-            entries.append((entry, sign))
+            floats = config.floats
+            entry = place(
+                m,
+                platform,
+                f"mux_{group}",
+                TableMux(TableMuxConfig(address=config.address, width=config.entry_width)),
+                words=self.table.word_select(group, size),
+                address=self.address.word_select(group, config.address),
+                invert=0 if floats or group else sign,
+            )
+            entries.append((entry.y, sign))
         if config.floats:
             self._float(m, platform, *entries[0])
         else:
@@ -92,7 +98,7 @@ class Lookup(wiring.Component):
         """The entries in one chain: each negation's carry enters where the next entry is added."""
         config = self.config
         (entry, pending), *others = entries
-        total = (entry ^ _all(pending, len(entry))).as_signed()
+        total = entry.as_signed()  # inverted where it was looked up
         for number, (entry, sign) in enumerate(others, 1):
             add = place(
                 m,
@@ -117,9 +123,7 @@ class Lookup(wiring.Component):
             with m.If(self.moves):
                 m.d.sync += acc.eq(add_carry(before, total, pending))
         else:
-            acc = accumulated(
-                m, platform, config.acc_width, total, pending, self.opens, self.moves
-            )
+            acc = accumulated(m, platform, config.acc_width, total, pending, self.opens, self.moves)
         m.d.comb += self.acc.eq(acc)
 
     def _float(self, m: Module, platform, entry, sign) -> None:
@@ -134,14 +138,3 @@ class Lookup(wiring.Component):
         with m.If(self.moves):
             m.d.sync += acc.eq(add.y)
         m.d.comb += self.acc.eq(acc)
-
-
-def chosen(words: Sequence[Any], address: Value) -> Any:
-    """The word of an address, by a tree of multiplexers, lowest address bit first."""
-    for bit in address:
-        words = [Mux(bit, odd, even) for even, odd in zip(words[::2], words[1::2], strict=True)]
-    return words[0]
-
-
-def _all(bit: Any, width: int) -> Any:
-    return Value.cast(bit).replicate(width) if isinstance(bit, Value) else 0

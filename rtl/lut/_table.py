@@ -197,13 +197,13 @@ def _kept(
 class Move(NamedTuple):
     """What one adder does in a cycle: the sum so far plus or minus an activation, or twice it.
 
-    ``act`` None adds nothing; ``index`` is that of the entry which is there then, None for none.
+    ``act`` None adds nothing; ``entry`` is the index of the entry that is there then, if any.
     """
 
     act: int | None
     subtract: bool
     double: bool
-    index: int | None
+    entry: int | None
 
 
 @cache
@@ -299,8 +299,8 @@ class Walk(wiring.Component):
             (self.used, [move.act is not None for move in self.moves]),
             (self.subtract, [move.subtract for move in self.moves]),
             (self.double, [move.double for move in self.moves]),
-            (self.shows, [move.index is not None for move in self.moves]),
-            (self.index, [move.index or 0 for move in self.moves]),
+            (self.shows, [move.entry is not None for move in self.moves]),
+            (self.index, [move.entry or 0 for move in self.moves]),
         ]
         for signal, values in columns:
             m.d.comb += signal.eq(Array(Const(int(v), len(signal)) for v in values)[step])

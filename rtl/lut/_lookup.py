@@ -42,6 +42,9 @@ class LookupConfig(Config):
 class Lookup(wiring.Component):
     """``acc`` gains one entry of each table, negated where its ``sign`` is set.
 
+    The first entry is inverted by the multiplexer that looks it up, others in the chain that adds
+    them; the one that an inversion lacks is the carry of the next adder, at last that of ``acc``.
+
     With ``moves`` it takes ``opens ? start : acc`` plus the entries; ``start`` is zero without
     ``operand``.  With ``registered`` the entries are looked up while ``enable`` is high, and
     ``opens``, ``moves`` and ``start`` belong to the entries of the register.  Tables are plain
@@ -76,16 +79,15 @@ class Lookup(wiring.Component):
         signs = list(self.sign) if config.signs else [Const(0, 1)] * config.groups
         entries = []
         for group, sign in enumerate(signs):
-            size = config.entry_width << config.address
-            floats = config.floats
+            mux = TableMuxConfig(address=config.address, width=config.entry_width)
             entry = place(
                 m,
                 platform,
                 f"mux_{group}",
-                TableMux(TableMuxConfig(address=config.address, width=config.entry_width)),
-                words=self.table.word_select(group, size),
+                TableMux(mux),
+                words=self.table.word_select(group, config.entry_width << config.address),
                 address=self.address.word_select(group, config.address),
-                invert=0 if floats or group else sign,
+                invert=0 if config.floats or group else sign,
             )
             entries.append((entry.y, sign))
         if config.floats:
@@ -95,10 +97,9 @@ class Lookup(wiring.Component):
         return m
 
     def _integer(self, m: Module, platform, entries: Sequence[tuple[Any, Any]]) -> None:
-        """The entries in one chain: each negation's carry enters where the next entry is added."""
         config = self.config
         (entry, pending), *others = entries
-        total = entry.as_signed()  # inverted where it was looked up
+        total = entry.as_signed()
         for number, (entry, sign) in enumerate(others, 1):
             add = place(
                 m,

@@ -23,9 +23,16 @@ from ._table import build, entry_width, plan
 
 ACTIVATION_WIDTH = 8
 FLOAT_WIDTH = 16
-ONE_BIT = {"max_bits": 1}
-TWO_BITS = {"max_bits": 2}
-FLOATS = {"activations": "fp16"}
+
+
+def _rate(weights: str, bits: int, activations: str, **more: Any) -> Rate:
+    """32 products a cycle: a row of activations by as many columns as planes take cycles for."""
+    depth = more.get("k", 4) * more.get("groups", 1)
+    columns = 32 * bits // depth
+    values = {"m": 1, "n": columns, "max_bits": bits, **more}
+    if activations != "int8":
+        values["activations"] = activations
+    return Rate(weights, activations, 32, values, rows=columns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,28 +61,38 @@ class LutTensorCoreConfig(Config):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
         "tiny": {
-            **{"m": 2, "n": 3, "k": 3, "groups": 2, "table_width": 5, "max_bits": 3, "max_k": 96},
-            **{"table_beats": 2, "stages": 3},
+            "n": 3,
+            "k": 3,
+            "groups": 2,
+            "table_width": 5,
+            "max_bits": 3,
+            "max_k": 96,
+            "table_beats": 2,
+            "stages": 3,
         },
+        "made": {"m": 1, "n": 4, "k": 2, "groups": 4, "table_width": 9, "precompute": True},
         "operand": {
-            **{"m": 1, "n": 4, "sign_bit": "lsb", "remap": "inline", "operand": True},
-            **{"max_bits": 2, "max_k": 64},
-        },
-        "full": {
-            **{"m": 1, "n": 4, "half_table": False, "stages": 1, "table_beats": 4, "max_k": 64},
-            **{"zero_point": False, "max_bits": 1},
+            "m": 1,
+            "n": 4,
+            "max_bits": 2,
+            "max_k": 64,
+            "sign_bit": "lsb",
+            "remap": "inline",
+            "operand": True,
+            "stages": 1,
         },
         "float": {"m": 1, "n": 4, "activations": "fp16", "operand": True},
     }
     papers: ClassVar[tuple[str, ...]] = ("LUT Tensor Core, arXiv 2408.06003",)
 
     rates: ClassVar[tuple[Rate, ...]] = (
-        Rate("bipolar1", "int8", 512, ONE_BIT, rows=64),
-        Rate("int2", "int8", 256, TWO_BITS, rows=64),
-        Rate("int4", "int8", 128, rows=64),
-        Rate("bipolar1", "fp16", 512, {**FLOATS, **ONE_BIT}, rows=64),
-        Rate("int2", "fp16", 256, {**FLOATS, **TWO_BITS}, rows=64),
-        Rate("int4", "fp16", 128, FLOATS, rows=64),
+        _rate("bipolar1", 1, "int8"),
+        _rate("int2", 2, "int8"),
+        _rate("int2", 2, "int8", k=2, groups=2, table_width=9),
+        _rate("int4", 4, "int8"),
+        _rate("bipolar1", 1, "fp16"),
+        _rate("int2", 2, "fp16"),
+        _rate("int4", 4, "fp16"),
     )
 
     def faults(self) -> Iterator[str]:
@@ -362,8 +379,11 @@ class LutTensorCore(wiring.Component):
                 entry = Signal(config.plane_width, name=f"table_{row}_{n}", reset_less=True)
                 word = come[row][n]
                 value = word if config.floats else word.as_signed()
-                with m.If(load | doubles):
-                    m.d.sync += entry.eq(Mux(load, value, self._twice(entry)))
+                with m.If(load):
+                    m.d.sync += entry.eq(value)
+                if config.max_bits > 1:  # else no plane follows another in a tile
+                    with m.Elif(doubles):
+                        m.d.sync += entry.eq(self._twice(entry))
                 entries.append(entry)
             tables.append(entries)
         return tables

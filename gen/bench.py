@@ -26,6 +26,7 @@ from . import blocks
 from .arrays import sharing
 from .compare.costs import multipliers
 from .describe import markdown
+from .lookup import lookup
 from .selection import selection
 from .simd import simd
 from .verilog import emit
@@ -354,6 +355,7 @@ SECTIONS: dict[str, Callable[..., Iterator[Row]]] = {
         sharing,
         selection,
         simd,
+        lookup,
         multipliers,
         speed,
         growth,

@@ -7,7 +7,11 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from .._once import place
 from ..config import Config, param
+
+WIDE = 4
+"""Bits of an address up to which it is one multiplexer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,22 @@ class TableMux(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         width = self.config.width
+        if self.config.address > WIDE:
+            half = TableMuxConfig(address=self.config.address - 1, width=width)
+            low, high = (
+                place(
+                    m,
+                    platform,
+                    name,
+                    TableMux(half),
+                    words=self.words.word_select(n, len(self.words) // 2),
+                    address=self.address[:-1],
+                    invert=self.invert,
+                )
+                for n, name in enumerate(("low", "high"))
+            )
+            m.d.comb += self.y.eq(Mux(self.address[-1], high.y, low.y))
+            return m
         words = [self.words.word_select(n, width) for n in range(1 << self.config.address)]
         for level, bit in enumerate(self.address):
             words = [Mux(bit, odd, even) for even, odd in zip(words[::2], words[1::2], strict=True)]

@@ -25,14 +25,12 @@ ACTIVATION_WIDTH = 8
 FLOAT_WIDTH = 16
 
 
-def _rate(weights: str, bits: int, activations: str, **more: Any) -> Rate:
-    """32 products a cycle: a row of activations by as many columns as planes take cycles for."""
-    depth = more.get("k", 4) * more.get("groups", 1)
-    columns = 32 * bits // depth
-    values = {"m": 1, "n": columns, "max_bits": bits, **more}
+def _rate(weights: str, bits: int, activations: str, n: int, k: int = 4, groups: int = 1) -> Rate:
+    """A row of activations by ``n`` columns of weights; a tile takes as many cycles as bits."""
+    values = {"m": 1, "n": n, "k": k, "groups": groups, "max_bits": bits}
     if activations != "int8":
         values["activations"] = activations
-    return Rate(weights, activations, 32, values, rows=columns)
+    return Rate(weights, activations, n * k * groups / bits, values, rows=n)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +84,15 @@ class LutTensorCoreConfig(Config):
     papers: ClassVar[tuple[str, ...]] = ("LUT Tensor Core, arXiv 2408.06003",)
 
     rates: ClassVar[tuple[Rate, ...]] = (
-        _rate("bipolar1", 1, "int8"),
-        _rate("int2", 2, "int8"),
-        _rate("int2", 2, "int8", k=2, groups=2, table_width=9),
-        _rate("int4", 4, "int8"),
-        _rate("bipolar1", 1, "fp16"),
-        _rate("int2", 2, "fp16"),
-        _rate("int4", 4, "fp16"),
+        _rate("bipolar1", 1, "int8", 8),
+        _rate("int2", 2, "int8", 16),
+        _rate("int4", 4, "int8", 32),
+        _rate("bipolar1", 1, "int8", 16, k=3, groups=4),
+        _rate("int2", 2, "int8", 16, k=3, groups=4),
+        _rate("int4", 4, "int8", 16, k=3, groups=4),
+        _rate("bipolar1", 1, "fp16", 8),
+        _rate("int2", 2, "fp16", 16),
+        _rate("int4", 4, "fp16", 32),
     )
 
     def faults(self) -> Iterator[str]:

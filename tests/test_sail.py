@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables of weights: every pattern, every width, cycles against adds, faults inside."""
 
+import importlib
 import inspect
 import itertools
 from typing import Any
@@ -12,8 +13,9 @@ from atriplex.gen.verilog import emit
 from atriplex.rtl.config import ConfigError
 from atriplex.rtl.lut import _bit_rows, _plane_sum, _weight_table
 from atriplex.rtl.lut import sail_sram as rtl
+from atriplex.rtl.lut.pattern_reuse import PatternReuse
 from atriplex.rtl.lut.sail_sram import SailSramConfig
-from atriplex.sim.lut import sail_sram
+from atriplex.sim.lut import pattern_reuse, sail_sram
 from atriplex.sim.run import Outcome, simulate
 
 STYLES = ("word", "serial")
@@ -159,10 +161,12 @@ def test_what_cannot_be_is_refused_with_its_size() -> None:
             SailSramConfig(**values)
 
 
+Fault = tuple[str | dict[str, Any], type, str, str]
+
 SHORT = {"wb": 1, "ab": 1, "nbw": 1, "cols": 1, "batch": 1, "max_k": 2, "style": "serial"}
 """Sums that are ready soon after one another."""
 
-FAULTS = [
+FAULTS: list[Fault] = [
     ("tiny", _weight_table.WeightTable, "x_row.eq(bit | below)", "x_row.eq(bit)"),
     ("tiny", _weight_table.WeightTable, "full[reading] &", ""),
     ("tiny", _weight_table.WeightTable, "blocked.eq(pending &", "blocked.eq(0 &"),
@@ -206,3 +210,39 @@ def test_faults_inside_are_seen(
     config = block.config.preset(given) if isinstance(given, str) else block.config(**given)
     design = emit(block, config, fresh=True)
     assert list(simulate(design, transfers=200, simulator="icarus").complaints())
+
+
+@pytest.mark.parametrize(
+    ("sound", "fault"),
+    [
+        ("(tag.data == self.i.p.pattern) &", ""),  # the value of an entry that another one took
+        ("(at.data < count) &", ""),  # the value of the table before
+        ("& ~self.i.p.flush", ""),
+        ("m.d.sync += count.eq(1)", "m.d.sync += count.eq(count)"),
+        ("place == config.entries - 1, 0, place + 1", "place == 0, 1, 0"),  # one never gives way
+        ("room.eq(~self.o.valid | self.o.ready)", "room.eq(1)"),
+    ],
+)
+def test_a_value_of_another_pattern_or_table_is_seen(
+    sound: str, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module(blocks.find("pattern_reuse").module)
+    monkeypatch.setattr(module, "PatternReuse", faulty(PatternReuse, sound, fault))
+    block = blocks.find("pattern_reuse")
+    design = emit(block, block.config.preset("tiny"), fresh=True)
+    assert list(simulate(design, transfers=400, simulator="icarus").complaints())
+
+
+@pytest.mark.parametrize("batch", [1, 8, 32])
+def test_random_patterns_are_there_as_often_as_they_repeat(batch: int) -> None:
+    """1 - D / L of L look-ups, of which D = 2^n (1 - (1 - 2^-n)^L) differ, where all are kept."""
+    rng = np.random.default_rng(3)
+    tables = 4000
+    for bits in (4, 5):
+        look_ups, every = batch * 8, 1 << bits
+        patterns = rng.integers(0, every, tables * look_ups)
+        flush = np.arange(len(patterns)) % look_ups == 0
+        different = every * (1 - (1 - 1 / every) ** look_ups)
+        hits = pattern_reuse.hits(32, patterns, flush).mean()
+        assert hits == pytest.approx(1 - different / look_ups, abs=0.01)
+        assert pattern_reuse.hits(8, patterns, flush).mean() <= hits

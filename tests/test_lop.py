@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from atriplex.gen import selection
+from atriplex.gen.studies import selection
 from atriplex.gen.engine import machine as machines
 from atriplex.gen.engine.story import Story, Tally, Teller, design_for
 from atriplex.rtl.config import ConfigError

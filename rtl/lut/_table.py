@@ -296,7 +296,7 @@ class Walk(wiring.Component):
         super().__init__({
             "enable": In(1),
             **{
-                name: Out(bits_for(max(values) + 1), init=int(values[0]))
+                name: Out(bits_for(max(values) + 1), init=int(values[0]))  # pyright: ignore  # no stub
                 for name, values in self.columns.items()
             },
         })

@@ -49,8 +49,12 @@ class LutGemvConfig(Config):
         "tl1": {"group": 2, "groups": 8, "half": False, "table": "registers", "max_k": 384},
         "tl2": {"group": 3, "groups": 6, "table": "lutram", "share": 2, "max_k": 36},
         "binary": {
-            **{"code": "binary", "groups": 4, "rows": 4, "table": "registers"},
-            **{"max_k": 384, "memory_stage": False},
+            "code": "binary",
+            "groups": 4,
+            "rows": 4,
+            "table": "registers",
+            "max_k": 384,
+            "memory_stage": False,
         },
     }
     papers: ClassVar[tuple[str, ...]] = (

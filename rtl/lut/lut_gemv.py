@@ -14,7 +14,7 @@ from amaranth.utils import ceil_log2
 from .._add_select import accumulated
 from .._once import place
 from .._pipeline import Pipeline, delayed
-from ..config import Config, param
+from ..config import Config, Rate, param
 from ..mac._select_tree import SelectTree, SelectTreeConfig
 from ..mac._vectors import Vectors, walk_tiles
 from ._table import Walk, build, entry_width, moves, plan, size, summed
@@ -62,6 +62,33 @@ class LutGemvConfig(Config):
         "TeLLMe, arXiv 2510.15926",
         "TENET, arXiv 2509.13765",
         "LUT design space, arXiv 2604.25183",
+    )
+
+    rates: ClassVar[tuple[Rate, ...]] = (
+        *(
+            Rate(
+                *("ternary", "int8", group * groups * rows),
+                {"group": group, "groups": groups, "rows": rows, "max_k": 160 * group * groups}
+                | {"table": "registers"},
+                rows=rows,
+            )
+            for group, groups in ((2, 8), (3, 5), (4, 4))
+            for rows in (1, 4, 16)
+        ),
+        *(
+            Rate(
+                *("ternary", "int8", group * 16 * rows),
+                {"group": group, "rows": rows, "max_k": 96 * group, "chain": 2},
+                rows=rows,
+            )
+            for group in (3, 4)
+            for rows in (1, 4)
+        ),
+        Rate(
+            *("bipolar1", "int8", 256),
+            {"code": "binary", "groups": 4, "rows": 16, "table": "registers"},
+            rows=16,
+        ),
     )
 
     def faults(self) -> Iterator[str]:

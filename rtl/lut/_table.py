@@ -316,14 +316,21 @@ class Walk(wiring.Component):
 
 
 def summed(
-    m: Module, platform: Any, move: Any, act: Any, width: int, enable: Any, double: Any = 0, name=""
+    m: Module,
+    platform: Any,
+    move: Any,
+    act: Any,
+    width: int,
+    enable: Any,
+    double: Any = None,
+    name: str = "",
 ) -> Any:
     """The entry that is there after a ``move``, as ``Walk`` gives it, with its activation ``act``.
 
     One adder; its sum starts at zero for every table.
     """
     total = Signal(signed(width), name=f"total{name}")
-    if isinstance(double, Signal):
+    if double is not None:
         act = Mux(double, act << 1, act)
     add = place(
         m,

@@ -46,7 +46,7 @@ class LutGemvConfig(Config):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
         "tiny": {"group": 2, "groups": 3, "rows": 2, "act_width": 4, "max_k": 24, "stage": 1},
-        "tl1": {"group": 2, "groups": 8, "half": False, "table": "registers", "max_k": 384},
+        "tl1": {"group": 2, "groups": 8, "half": False, "max_k": 384},
         "tl2": {"group": 3, "groups": 6, "table": "lutram", "share": 2, "max_k": 36},
         "binary": {
             "code": "binary",
@@ -524,8 +524,10 @@ class Tables(wiring.Component):
         })
         issued = Signal(shape)
         m.d.comb += [
+            # Between tables nothing changes the sum.
             issued.used.eq(walk.used & walk.enable),
-            *(getattr(issued, name).eq(getattr(walk, name)) for name in ("subtract", "double")),
+            issued.subtract.eq(walk.subtract & walk.enable),
+            issued.double.eq(walk.double),
             issued.ends.eq(final),
             issued.writes.eq(walk.shows & walk.enable),
             issued.closes.eq(self.releases),
@@ -546,7 +548,7 @@ class Tables(wiring.Component):
             m.d.sync += full[late.bank].eq(1)
 
         step = config.groups // config.share
-        double = late.double if config.code == "binary" else 0
+        double = late.double if config.code == "binary" else None
         entries = [
             summed(
                 *(m, platform, late, acts.word_select(at, config.act_width).as_signed()),

@@ -163,7 +163,7 @@ class TableBuilder(wiring.Component):
             self.i.ready.eq(enable & walk.ends),
             pipeline.i_valid.eq(self.i.valid & walk.shows),
         ]
-        double = walk.double if config.code == "binary" else 0
+        double = walk.double if config.code == "binary" else None
         act = Array(acts)[walk.act]
         entry = summed(m, platform, walk, act, config.entry_width, moves, double)
         offered = self.o.p

@@ -75,8 +75,8 @@ class TypeConvertConfig(Config):
 
     @property
     def overflows(self) -> bool:
-        """Whether an integer may be too large for the float."""
-        return self.bits - 1 > self.bias
+        """Whether an integer may be beyond ``2**(bias + 1)``, which makes infinity by itself."""
+        return self.bits - 2 > self.bias
 
     @property
     def max_scale(self) -> int:

@@ -110,6 +110,29 @@ def test_tables_that_are_too_large_are_refused_with_their_size() -> None:
         TableBuilderConfig(code="bits")
 
 
+@pytest.mark.parametrize(("code", "half"), [("binary", True), ("ternary", False), ("bits", False)])
+def test_sums_of_halves_are_those_of_numpy(code: str, half: bool) -> None:
+    """Of four activations: (a + b) + (c + d), from the weights of the largest part on."""
+    config = TableBuilderConfig(format="fp16", code=code, half=half)
+    acts = np.random.default_rng(1).normal(size=(50, 4)).astype(np.float16)
+    codes = acts.view(np.uint16).astype(np.int64)
+    found = table_builder.float_entries(config, codes).astype(np.uint16).view(np.float16)
+    weights = table_builder.weights(4, code, half)
+    order = slice(None) if code == "ternary" else slice(None, None, -1)
+    terms = (acts[:, None] * weights.astype(np.float16))[:, :, order]
+    first, second = terms[:, :, 0] + terms[:, :, 1], terms[:, :, 2] + terms[:, :, 3]
+    assert (found == first + second).all()
+    exact = (acts.astype(np.float64) @ weights.T).astype(np.float16)
+    assert (found != exact).any()  # so that the order does count
+
+
+def test_floats_are_added_at_once() -> None:
+    with pytest.raises(ValueError, match="style must be parallel with fp16"):
+        TableBuilderConfig(format="fp16", style="serial")
+    with pytest.raises(ValueError, match="stage must be at most 3 with bf16, not 4"):
+        TableBuilderConfig(format="bf16", stage=4)
+
+
 def broken(monkeypatch: pytest.MonkeyPatch, preset: str, name: str, change: Any) -> bool:
     """Whether the bench sees what ``change`` makes of a function that the generator calls."""
     sound = getattr(rtl, name)

@@ -31,6 +31,7 @@ from amaranth.utils import ceil_log2
 from .._add_select import AddSelect, AddSelectConfig
 from .._once import place
 from .._streams import bits_for
+from ..formats._float_add import FloatAdd, FloatAddConfig
 
 WEIGHTS = {"binary": (-1, 1), "bits": (0, 1), "ternary": (-1, 0, 1)}
 CODES = tuple(WEIGHTS)
@@ -187,12 +188,52 @@ def _kept(
             later |= {one.a} if one.b is None else {one.a, one.b}
     kept: dict[int, Any] = {}
     for number in sorted(later & values.keys()):
-        kept[number] = Signal(
-            signed(len(values[number])), name=f"x_sum{name}_{level}_{number}", reset_less=True
+        kept[number] = Signal.like(
+            values[number], name=f"x_sum{name}_{level}_{number}", reset_less=True
         )
         with m.If(enable):
             m.d.sync += kept[number].eq(values[number])
     return kept
+
+
+def build_floats(
+    m: Module, platform: Any, made: Plan, acts: Sequence[Any], enable: Any, config: FloatAddConfig
+) -> list[Any]:
+    """Codes of all entries, ``config.latency`` registers for each of ``made.levels`` and one more.
+
+    Each adder rounds; what is negated has its sign flipped.
+    """
+    width = config.of_format.width
+    flip = 1 << width - 1
+    values: dict[int, Any] = dict(enumerate(acts))
+
+    def registers(values: dict[int, Any], level: int, count: int) -> dict[int, Any]:
+        for at in range(count):
+            values = _kept(m, made, values, level, enable, f"_{at}")
+        return values
+
+    for level in range(1, made.levels + 1):
+        sums: dict[int, Any] = {}
+        flipped: dict[int, Any] = {}
+        for number, one in enumerate(made.steps, made.group):
+            if made.depths[number] != level:
+                continue
+            if one.b is None:
+                flipped[number] = (values[one.a] ^ flip)[:width]
+                continue
+            add = place(
+                m,
+                platform,
+                f"add_{number}",
+                FloatAdd(config),
+                a=values[one.a],
+                b=values[one.b] ^ (flip if one.subtract else 0),
+                enable=enable,
+            )
+            sums[number] = add.y
+        values = {**registers({**values, **flipped}, level, config.latency), **sums}
+    values = _kept(m, made, values, made.levels, enable, "_last")
+    return [Const(0, width) if at is None else values[at] for at in made.entries]
 
 
 class Move(NamedTuple):
@@ -296,7 +337,7 @@ class Walk(wiring.Component):
         super().__init__({
             "enable": In(1),
             **{
-                name: Out(bits_for(max(values) + 1), init=int(values[0]))
+                name: Out(bits_for(max(values) + 1), init=int(values[0]))  # pyright: ignore  # no stub
                 for name, values in self.columns.items()
             },
         })
@@ -316,14 +357,21 @@ class Walk(wiring.Component):
 
 
 def summed(
-    m: Module, platform: Any, move: Any, act: Any, width: int, enable: Any, double: Any = 0, name=""
+    m: Module,
+    platform: Any,
+    move: Any,
+    act: Any,
+    width: int,
+    enable: Any,
+    double: Any = None,
+    name: str = "",
 ) -> Any:
     """The entry that is there after a ``move``, as ``Walk`` gives it, with its activation ``act``.
 
     One adder; its sum starts at zero for every table.
     """
     total = Signal(signed(width), name=f"total{name}")
-    if isinstance(double, Signal):
+    if double is not None:
         act = Mux(double, act << 1, act)
     add = place(
         m,

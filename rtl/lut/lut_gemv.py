@@ -14,7 +14,7 @@ from amaranth.utils import ceil_log2
 from .._add_select import accumulated
 from .._once import place
 from .._pipeline import Pipeline, delayed
-from ..config import Config, param
+from ..config import Config, Rate, param
 from ..mac._select_tree import SelectTree, SelectTreeConfig
 from ..mac._vectors import Vectors, walk_tiles
 from ._table import Walk, build, entry_width, moves, plan, size, summed
@@ -46,11 +46,15 @@ class LutGemvConfig(Config):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
         "tiny": {"group": 2, "groups": 3, "rows": 2, "act_width": 4, "max_k": 24, "stage": 1},
-        "tl1": {"group": 2, "groups": 8, "half": False, "table": "registers", "max_k": 384},
+        "tl1": {"group": 2, "groups": 8, "half": False, "max_k": 384},
         "tl2": {"group": 3, "groups": 6, "table": "lutram", "share": 2, "max_k": 36},
         "binary": {
-            **{"code": "binary", "groups": 4, "rows": 4, "table": "registers"},
-            **{"max_k": 384, "memory_stage": False},
+            "code": "binary",
+            "groups": 4,
+            "rows": 4,
+            "table": "registers",
+            "max_k": 384,
+            "memory_stage": False,
         },
     }
     papers: ClassVar[tuple[str, ...]] = (
@@ -58,6 +62,33 @@ class LutGemvConfig(Config):
         "TeLLMe, arXiv 2510.15926",
         "TENET, arXiv 2509.13765",
         "LUT design space, arXiv 2604.25183",
+    )
+
+    rates: ClassVar[tuple[Rate, ...]] = (
+        *(
+            Rate(
+                *("ternary", "int8", group * groups * rows),
+                {"group": group, "groups": groups, "rows": rows, "max_k": 160 * group * groups}
+                | {"table": "registers"},
+                rows=rows,
+            )
+            for group, groups in ((2, 8), (3, 5), (4, 4))
+            for rows in (1, 4, 16)
+        ),
+        *(
+            Rate(
+                *("ternary", "int8", group * 16 * rows),
+                {"group": group, "rows": rows, "max_k": 96 * group, "chain": 2},
+                rows=rows,
+            )
+            for group in (3, 4)
+            for rows in (1, 4)
+        ),
+        Rate(
+            *("bipolar1", "int8", 256),
+            {"code": "binary", "groups": 4, "rows": 16, "table": "registers"},
+            rows=16,
+        ),
     )
 
     def faults(self) -> Iterator[str]:
@@ -493,8 +524,10 @@ class Tables(wiring.Component):
         })
         issued = Signal(shape)
         m.d.comb += [
+            # Between tables nothing changes the sum.
             issued.used.eq(walk.used & walk.enable),
-            *(getattr(issued, name).eq(getattr(walk, name)) for name in ("subtract", "double")),
+            issued.subtract.eq(walk.subtract & walk.enable),
+            issued.double.eq(walk.double),
             issued.ends.eq(final),
             issued.writes.eq(walk.shows & walk.enable),
             issued.closes.eq(self.releases),
@@ -515,7 +548,7 @@ class Tables(wiring.Component):
             m.d.sync += full[late.bank].eq(1)
 
         step = config.groups // config.share
-        double = late.double if config.code == "binary" else 0
+        double = late.double if config.code == "binary" else None
         entries = [
             summed(
                 *(m, platform, late, acts.word_select(at, config.act_width).as_signed()),

@@ -12,7 +12,10 @@ from amaranth.lib.wiring import In, Out
 from .._pipeline import Pipeline
 from .._streams import bits_for
 from ..config import Config, param
-from ._table import CODES, Walk, build, entry_width, moves, plan, size, summed
+from ..formats._float_add import FloatAddConfig
+from ._table import CODES, Walk, build, build_floats, entry_width, moves, plan, size, summed
+
+FORMATS = ("int", "fp16", "bf16")
 
 MOST = {"parallel": 128, "serial": 512}
 """Most entries of a table."""
@@ -23,12 +26,13 @@ class TableBuilderConfig(Config):
     group: int = param(4, "activations of a table", ge=1, le=6)
     code: str = param("binary", "the weights there are", choices=CODES)
     half: bool = param(True, "leave out entries that are another one negated")
-    act_width: int = param(8, "bits of one signed activation", ge=2, le=16)
+    format: str = param("int", "of activations and entries", choices=FORMATS)
+    act_width: int = param(8, "int: bits of one signed activation", ge=2, le=16)
     style: str = param(
         "parallel", "all entries at once, or one a cycle", choices=("parallel", "serial")
     )
     stage: int = param(
-        0, "parallel: adder levels between pipeline registers; 0 for none", ge=0, le=12
+        0, "int: adder levels between registers; floats: registers in an adder", ge=0, le=12
     )
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -37,6 +41,7 @@ class TableBuilderConfig(Config):
         "bits": {"code": "bits", "half": False, "stage": 1},
         "tl2": {"group": 3, "code": "ternary", "style": "serial"},
         "whole": {"group": 3, "half": False, "style": "serial"},
+        "fp16": {"format": "fp16", "stage": 1},
     }
     papers: ClassVar[tuple[str, ...]] = (
         "LUT Tensor Core, arXiv 2408.06003",
@@ -54,6 +59,24 @@ class TableBuilderConfig(Config):
                 f"{MOST[self.style]}"
             )
 
+        if self.floats and self.style == "serial":
+            yield (
+                f"style must be parallel with {self.format}: one adder would round an entry as "
+                "often as there are entries before it"
+            )
+        elif self.floats and self.stage > 3:
+            yield f"stage must be at most 3 with {self.format}, not {self.stage}"
+
+    @property
+    def floats(self) -> bool:
+        """Whether entries are codes of a floating-point format."""
+        return self.format != "int"
+
+    @property
+    def adder(self) -> FloatAddConfig:
+        """With floats: what adds."""
+        return FloatAddConfig(format=self.format if self.floats else "fp16", stages=self.stage % 4)
+
     @property
     def entries(self) -> int:
         """Entries of a table."""
@@ -62,6 +85,8 @@ class TableBuilderConfig(Config):
     @property
     def entry_width(self) -> int:
         """Bits that hold every entry, activations of ``-2**(act_width - 1)`` among them."""
+        if self.floats:
+            return self.adder.of_format.width
         return entry_width(self.group, self.code, self.half, self.act_width)
 
     @property
@@ -80,11 +105,14 @@ class TableBuilderConfig(Config):
         """Cycles from a table's activations, or from the step of an entry, to what is offered."""
         if self.style == "serial":
             return 1
-        return len(plan(self.group, self.code, self.half).registers(self.stage))
+        made = plan(self.group, self.code, self.half)
+        if self.floats:
+            return made.levels * self.adder.latency + 1
+        return len(made.registers(self.stage))
 
 
 def table_layout(config: TableBuilderConfig) -> data.StructLayout:
-    entry = signed(config.entry_width)
+    entry = unsigned(config.entry_width) if config.floats else signed(config.entry_width)
     if config.style == "parallel":
         return data.StructLayout({"entries": data.ArrayLayout(entry, config.entries)})
     index = unsigned(bits_for(config.entries))
@@ -114,14 +142,22 @@ class TableBuilder(wiring.Component):
     and binary tables ``group - 1`` more than they have entries: the first is summed up.  Its
     transfer is taken with the last entry, and every entry is offered a cycle later.
 
-    Exact: no rounding and no overflow, ``config.entry_width`` bits hold every entry, and all values
-    of activations are allowed.  Everything stops while what is offered is not taken.  Reset drops
-    what is in flight.  Errors: none; every transfer is valid.
+    ``int`` is exact: no rounding and no overflow, ``config.entry_width`` bits hold every entry, and
+    all values of activations are allowed.  With ``fp16`` and ``bf16`` activations and entries are
+    codes, and every addition rounds to nearest, ties to even, as IEEE 754 has it: with subnormals,
+    overflow makes an infinity, the NaN of an addition is not negative.  In this order: weights by
+    their significance in ``p``, the highest first, are cut in two, the first half the larger one;
+    an entry is the sum of the first half plus the sum of the second, each made in the same way,
+    weights of zero left out.  A sum whose leading weight is negative is that of the opposite
+    weights with its sign flipped; the pattern of zeros is +0.
+
+    Everything stops while what is offered is not taken.  Reset drops what is in flight.  Errors:
+    none; every transfer is valid.
 
     Members
     -------
     i : :py:`In(stream.Signature(StructLayout))`
-        ``acts``: signed, ``group`` of them.
+        ``acts``: signed, or codes, ``group`` of them.
     o : :py:`Out(stream.Signature(StructLayout))`
         ``entries``, in order; or ``entry``, its ``index``, and ``last`` with a table's last one.
 
@@ -134,7 +170,8 @@ class TableBuilder(wiring.Component):
 
     def __init__(self, config: TableBuilderConfig):
         self.config = config
-        acts = data.ArrayLayout(signed(config.act_width), config.group)
+        act = unsigned(config.entry_width) if config.floats else signed(config.act_width)
+        acts = data.ArrayLayout(act, config.group)
         super().__init__({
             "i": In(stream.Signature(data.StructLayout({"acts": acts}))),
             "o": Out(stream.Signature(table_layout(config))),
@@ -150,7 +187,10 @@ class TableBuilder(wiring.Component):
         if config.style == "parallel":
             m.d.comb += [self.i.ready.eq(enable), pipeline.i_valid.eq(self.i.valid)]
             made = plan(config.group, config.code, config.half)
-            entries = build(m, made, acts, config.entry_width, enable, config.stage)
+            if config.floats:
+                entries = build_floats(m, platform, made, acts, enable, config.adder)
+            else:
+                entries = build(m, made, acts, config.entry_width, enable, config.stage)
             for at, entry in enumerate(entries):
                 m.d.comb += self.o.p.entries[at].eq(entry)
             return m
@@ -163,7 +203,7 @@ class TableBuilder(wiring.Component):
             self.i.ready.eq(enable & walk.ends),
             pipeline.i_valid.eq(self.i.valid & walk.shows),
         ]
-        double = walk.double if config.code == "binary" else 0
+        double = walk.double if config.code == "binary" else None
         act = Array(acts)[walk.act]
         entry = summed(m, platform, walk, act, config.entry_width, moves, double)
         offered = self.o.p

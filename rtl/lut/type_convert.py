@@ -75,8 +75,8 @@ class TypeConvertConfig(Config):
 
     @property
     def overflows(self) -> bool:
-        """Whether an integer may be too large for the float."""
-        return self.bits - 1 > self.bias
+        """Whether an integer may be beyond ``2**(bias + 1)``, which makes infinity by itself."""
+        return self.bits - 2 > self.bias
 
     @property
     def max_scale(self) -> int:
@@ -327,21 +327,23 @@ class TypeConvert(wiring.Component):
         valid = Signal()
         does: Any = Signal(word, reset_less=True)
         m.d.comb += [a_port.addr.eq(step.a), b_port.addr.eq(step.b)]
+        kinds = {kind: Signal(name=f"does_{kind.name.lower()}", reset_less=True) for kind in Kind}
         with m.If(enable):
             m.d.sync += [does.eq(step), valid.eq(runs)]
+            m.d.sync += [flag.eq(step.kind == kind) for kind, flag in kinds.items()]
         a = a_port.data & does.a_some.replicate(cols)
         b = b_port.data & does.b_some.replicate(cols)
         moves = Signal()
         m.d.comb += moves.eq(enable & valid)
         given = Cat(self.i.p.bits)
         columns = self._to_float if config.to == "float" else self._to_int
-        row, stored, written, shown = columns(m, takes, at, given, moves, does, a, b)
+        row, stored, written, shown = columns(m, takes, at, given, moves, does, kinds, a, b)
         m.d.comb += [
             write.addr.eq(Mux(runs, does.a, row)),
             write.data.eq(Mux(runs, written, given)),
             write.en.eq((moves & does.writes) | (takes & stored)),
         ]
-        shows = does.kind.as_value().matches(Kind.OUT, Kind.FIELD, Kind.SIGN)
+        shows = kinds[Kind.OUT] | kinds[Kind.FIELD] | kinds[Kind.SIGN]
         with m.If(enable):
             m.d.sync += [
                 self.o.valid.eq(valid & shows),
@@ -354,18 +356,18 @@ class TypeConvert(wiring.Component):
         """One bit of each column."""
         return [Signal(self.config.cols, name=name, reset_less=True) for name in names]
 
-    def _to_float(self, m: Module, takes, at, given, moves, does, a, b):
+    def _to_float(self, m: Module, takes, at, given, moves, does, kinds, a, b):
         """``found``: there is a one where it decides on a move; ``seen``: on the next one."""
         config, cols = self.config, self.config.cols
         sign, carry, found, seen = self._latches("sign", "carry", "found", "seen")
         lost = self._latches("lost")[0] if config.rounds else Const(0, cols)
         over = self._latches("over")[0] if config.overflows else Const(0, cols)
-        adds, heads = does.kind == Kind.CARRY, does.kind == Kind.HEAD
+        adds, heads = kinds[Kind.CARRY], kinds[Kind.HEAD]
         term, one = a ^ (sign & adds.replicate(cols)), does.one.replicate(cols)
         total, above = term ^ one ^ carry, (term & one) | (carry & (term | one))
         above = above & ~heads.replicate(cols)
         if config.rounds:
-            above = Mux(does.kind == Kind.ROUND, a & (b | lost), above)
+            above = Mux(kinds[Kind.ROUND], a & (b | lost), above)
         written = Signal(cols)
         with m.If(adds):
             m.d.comb += written.eq(total)
@@ -383,17 +385,17 @@ class TypeConvert(wiring.Component):
                 with m.If(does.lost):
                     m.d.sync += lost.eq(lost | written)
             if config.overflows:
-                with m.If((does.kind == Kind.PREPARE) & does.final):
+                with m.If(kinds[Kind.PREPARE] & does.final):
                     m.d.sync += over.eq(above)
         with m.If(takes):
             m.d.sync += [sign.eq(given), carry.eq(given), seen.eq(0)]
             m.d.sync += lost.eq(0) if config.rounds else []
         # Of a zero nothing is found, and nothing but zeros is its mantissa.
-        field = (does.kind == Kind.FIELD).replicate(cols)
+        field = kinds[Kind.FIELD].replicate(cols)
         finite = select_each(over, field, total & found)
-        return at, Const(1, 1), written, Mux(does.kind == Kind.SIGN, sign, finite)
+        return at, Const(1, 1), written, Mux(kinds[Kind.SIGN], sign, finite)
 
-    def _to_int(self, m: Module, takes, at, given, moves, does, a, b):
+    def _to_int(self, m: Module, takes, at, given, moves, does, kinds, a, b):
         """``far``: nothing is left of it; ``over``: it is clamped; ``moved``: a move is made."""
         config, cols = self.config, self.config.cols
         n, mantissa = config.bits, config.mantissa
@@ -411,7 +413,7 @@ class TypeConvert(wiring.Component):
         row = Mux(in_field, at + (n - mantissa), at + (n - 1 - mantissa))
 
         # From the exponent of the highest row that of the number, 1 for subnormals.
-        adds, heads = does.kind == Kind.CARRY, does.kind == Kind.HEAD
+        adds, heads = kinds[Kind.CARRY], kinds[Kind.HEAD]
         least = does.one.replicate(cols) & ~moved
         term = Mux(adds, ~(a | least), a ^ sign)
         bit = (adds & left[0]).replicate(cols)
@@ -421,13 +423,13 @@ class TypeConvert(wiring.Component):
         written = Signal(cols)
         with m.If(adds):
             m.d.comb += written.eq(total)
-        with m.Elif(does.kind == Kind.PREPARE):
+        with m.Elif(kinds[Kind.PREPARE]):
             m.d.comb += written.eq(moved)
         with m.Else():
             m.d.comb += written.eq(kept)
         with m.If(moves):
-            with m.If(does.kind != Kind.PREPARE):
-                m.d.sync += carry.eq(Mux(does.kind == Kind.ROUND, sign ^ up, above))
+            with m.If(~kinds[Kind.PREPARE]):
+                m.d.sync += carry.eq(Mux(kinds[Kind.ROUND], sign ^ up, above))
             with m.If(adds):
                 m.d.sync += left.eq(left >> 1)
                 with m.If(does.lost):
@@ -436,7 +438,7 @@ class TypeConvert(wiring.Component):
                     m.d.sync += over.eq(total | ones)
             with m.Elif(does.lost):
                 m.d.sync += lost.eq(lost | (moved & a))
-            with m.If(does.kind == Kind.ROUND):
+            with m.If(kinds[Kind.ROUND]):
                 m.d.sync += over.eq(over | (ones & up & ~sign))
             with m.If(heads):
                 m.d.sync += [moved.eq(a), ones.eq(~Const(0, cols))]
@@ -457,7 +459,7 @@ class TypeConvert(wiring.Component):
                 m.d.sync += left.eq(
                     n - 2 + config.bias - Mux(scale > config.max_scale, config.max_scale, scale)
                 )
-        ends = does.kind == Kind.SIGN
+        ends = kinds[Kind.SIGN]
         clamped = sign ^ (~ends).replicate(cols)
         return row, stored, written, select_each(over, clamped, total)
 

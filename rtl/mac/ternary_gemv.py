@@ -15,7 +15,7 @@ from amaranth.utils import ceil_log2
 from .._add_select import AddSelect, AddSelectConfig
 from .._once import place
 from .._pipeline import Pipeline
-from ..config import Config, param
+from ..config import Config, Rate, param
 from ._select_tree import SelectTree, SelectTreeConfig
 from ._vectors import Vectors, walk_tiles
 
@@ -51,6 +51,16 @@ class TernaryGemvConfig(Config):
     papers: ClassVar[tuple[str, ...]] = (
         "VitaLLM, arXiv 2604.27396",
         "BitNet b1.58, arXiv 2402.17764",
+    )
+
+    rates: ClassVar[tuple[Rate, ...]] = tuple(
+        Rate(
+            *("ternary", "int8", lanes * rows),
+            {"k_lanes": lanes, "n_lanes": rows, "max_k": longest},
+            rows=rows,
+            family="lut",
+        )
+        for lanes, rows, longest in ((16, 1, 2560), (16, 4, 2560), (16, 16, 2560), (64, 1, 2560))
     )
 
     def faults(self) -> Iterator[str]:

@@ -17,7 +17,13 @@ Array = NDArray[np.integer]
 
 
 def encoded(config: "LutGemvConfig", matrix: Array) -> Array:
-    """Codes (..., groups) of weights (..., k_lanes), a tile's columns in the order they arrive."""
+    """Codes (..., groups) of weights (..., k_lanes), a tile's columns in the order they arrive.
+
+    Weights that no code is of are refused with :class:`ValueError`.
+    """
+    known = (-1, 1) if config.code == "binary" else (-1, 0, 1)
+    if (wrong := matrix[~np.isin(matrix, known)]).size:
+        raise ValueError(f"{config.code} weights are {known}, not {wrong.flat[0]}")
     own = matrix.astype(np.int64)[..., columns(config)]
     k = np.arange(config.group)
     if config.code == "ternary":
@@ -33,7 +39,7 @@ def encoded(config: "LutGemvConfig", matrix: Array) -> Array:
     )
 
 
-def decoded(config: "LutGemvConfig", codes: Array) -> tuple[Array, Array]:
+def decoded(config: "LutGemvConfig", codes: Array) -> tuple[Array, NDArray[np.bool_]]:
     """Weights (..., k_lanes) of codes (..., groups), none of wrong ones, and which are wrong."""
     patterns = weights(config.group, config.code, config.half)
     index = codes.astype(np.int64) & (1 << config.index_width) - 1

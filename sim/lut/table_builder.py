@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ...rtl.formats._formats import FloatFormat, format_named
+from ..formats.add import add
+from ..formats.codec import encode
 from ..types import Streams
 
 if TYPE_CHECKING:
@@ -49,8 +52,43 @@ def _reflected(places: int) -> Array:
     return np.where(number // (3 * power) % 2, 2 - digit, digit) - 1
 
 
+def float_entries(config: "TableBuilderConfig", acts: Array) -> Array:
+    """Codes (tables, entries) of the sums of codes (tables, group), added in the stated order."""
+    format_ = format_named(config.format)
+    assert isinstance(format_, FloatFormat)
+    reverse = -1 if config.code != "ternary" else 1
+    acts = acts[:, ::reverse].astype(np.int64)
+    flip = 1 << format_.width - 1
+    made: dict[tuple[int, tuple[int, ...]], Array] = {}
+
+    def total(start: int, pattern: tuple[int, ...]) -> Array:
+        """Of the weights from ``start`` on, which are not all zero."""
+        if next(weight for weight in pattern if weight) < 0:
+            return total(start, tuple(-weight for weight in pattern)) ^ flip
+        if len(pattern) == 1:
+            return acts[:, start]
+        if (start, pattern) not in made:
+            middle = (len(pattern) + 1) // 2
+            halves = (start, pattern[:middle]), (start + middle, pattern[middle:])
+            sums = [total(*half) for half in halves if any(half[1])]
+            whole = sums[0] if len(sums) == 1 else add(format_, *sums).astype(np.int64)
+            made[start, pattern] = whole
+        return made[start, pattern]
+
+    zero = np.zeros(len(acts), np.int64)
+    return np.stack(
+        [
+            total(0, tuple(pattern)) if any(pattern) else zero
+            for pattern in weights(config.group, config.code, config.half)[:, ::reverse].tolist()
+        ],
+        axis=1,
+    )
+
+
 def stimulus(config: "TableBuilderConfig", rng: np.random.Generator, transfers: int) -> Streams:
     """Random activations; first all combinations of the extremes of a group."""
+    if config.floats:
+        return {"i": {"acts": _codes(config, rng, transfers)}}
     low, high = -(1 << config.act_width - 1), (1 << config.act_width - 1) - 1
     acts = rng.integers(low, high, (transfers, config.group), endpoint=True)
     corners = np.arange(min(1 << config.group, transfers))
@@ -58,8 +96,21 @@ def stimulus(config: "TableBuilderConfig", rng: np.random.Generator, transfers: 
     return {"i": {"acts": acts}}
 
 
+def _codes(config: "TableBuilderConfig", rng: np.random.Generator, transfers: int) -> Array:
+    """Any codes, infinities and NaNs too; numbers of like size; zeros and extremes."""
+    format_ = format_named(config.format)
+    shape = (transfers, config.group)
+    codes = rng.integers(0, 1 << format_.width, shape)
+    like = encode(format_, rng.normal(0, 10.0 ** rng.integers(-4, 5, (transfers, 1)), shape))
+    codes = np.where(rng.integers(0, 4, (transfers, 1)) > 0, like, codes)
+    few = encode(format_, np.array([0.0, -0.0, 1, -1, 1.0078125, 60000, -60000, 6e-8]))
+    return np.where(rng.integers(0, 8, shape) == 0, rng.choice(few, shape), codes).astype(np.int64)
+
+
 def golden(config: "TableBuilderConfig", inputs: Streams) -> Streams:
     """Dot products of the activations with every pattern of weights."""
+    if config.floats:
+        return {"o": {"entries": float_entries(config, inputs["i"]["acts"])}}
     acts = inputs["i"]["acts"].astype(np.int64)
     chosen = (config.group, config.code, config.half)
     entries = acts @ weights(*chosen).T

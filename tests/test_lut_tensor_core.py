@@ -269,8 +269,11 @@ FAULTS: dict[str, tuple[str, Any, str, str]] = {
         "m.d.sync += entry.eq(value)",
         "m.d.sync += entry.eq(value << 1)",
     ),
-    "carry of a negation lost": ("tiny", _lookup, "carry=pending", "carry=0"),
-    "other negation not inverted": ("tiny", _lookup, "invert=sign,", "invert=0,"),
+    "carry of a negation lost": ("tiny", _lookup, "high[0], low[1])", "high[0], 0)"),
+    "negation not inverted": (
+        *("tiny", _lookup, "invert=0 if config.floats else sign"),
+        "invert=0 if config.floats or group else sign",
+    ),
     "tables change too early": ("tiny", rtl, "free.eq(~full | ends)", "free.eq(1)"),
     "a beat in another's place": (
         "tiny",

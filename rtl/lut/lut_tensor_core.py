@@ -27,7 +27,9 @@ FLOAT_WIDTH = 16
 
 def _rate(weights: str, bits: int, activations: str, n: int, k: int = 4, groups: int = 1) -> Rate:
     """A row of activations by ``n`` columns of weights; a tile takes as many cycles as bits."""
-    values = {"m": 1, "n": n, "k": k, "groups": groups, "max_bits": bits}
+    values: dict[str, Any] = {"m": 1, "n": n, "k": k, "groups": groups, "max_bits": bits}
+    if k == 2:
+        values["table_width"] = 9
     if activations != "int8":
         values["activations"] = activations
     return Rate(weights, activations, n * k * groups / bits, values, rows=n)
@@ -87,9 +89,9 @@ class LutTensorCoreConfig(Config):
         _rate("bipolar1", 1, "int8", 8),
         _rate("int2", 2, "int8", 16),
         _rate("int4", 4, "int8", 32),
-        _rate("bipolar1", 1, "int8", 16, k=3, groups=4),
-        _rate("int2", 2, "int8", 16, k=3, groups=4),
-        _rate("int4", 4, "int8", 16, k=3, groups=4),
+        _rate("bipolar1", 1, "int8", 16, k=2, groups=8),
+        _rate("int2", 2, "int8", 16, k=2, groups=8),
+        _rate("int4", 4, "int8", 16, k=2, groups=8),
         _rate("bipolar1", 1, "fp16", 8),
         _rate("int2", 2, "fp16", 16),
         _rate("int4", 4, "fp16", 32),

@@ -37,6 +37,8 @@ CHOICES: dict[str, Row] = {
     "k = 3": {"k": 3, "n": 21},
     "k = 5": {"k": 5, "n": 13, "table_width": 11},
     "k = 6": {"k": 6, "n": 11, "table_width": 11},
+    "2 rows, 8 columns": {"m": 2, "n": 8},
+    "4 rows, 4 columns": {"m": 4, "n": 4},
     "k = 4, 2 groups": {"groups": 2},
     "k = 4, 4 groups": {"groups": 4},
     "k = 3, 4 groups": {"k": 3, "groups": 4},
@@ -50,9 +52,10 @@ CHOICES: dict[str, Row] = {
 
 
 def lookup(choices: dict[str, Row] = CHOICES) -> Iterator[Row]:
-    """The choices one by one: weights of 2 bits, int8, 64 lookups of a tile or more columns.
+    """What the choices are worth: a row, 16 columns, 4 activations of int8, weights of 2 bits.
 
-    For a product a cycle with all tables, ECP5 without multipliers and osu018.
+    LUT4, FF and NAND2 are for a product a cycle and count the tables; ECP5 without multipliers,
+    alone and routed, and osu018 without wires.  Other `k` have the columns for as many products.
     """
     from ..asic.flow import build as to_cells
     from ..asic.library import library

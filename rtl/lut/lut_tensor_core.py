@@ -178,7 +178,7 @@ class LutTensorCoreConfig(Config):
     @property
     def activation_width(self) -> int:
         """Bits that hold the sum of the activations of a run."""
-        return FLOAT_WIDTH if self.floats else self.table_width + ceil_log2(self.terms) + 1
+        return FLOAT_WIDTH if self.floats else self.table_width + ceil_log2(self.terms)
 
     @property
     def latency(self) -> int:
@@ -249,24 +249,23 @@ class LutTensorCore(wiring.Component):
     A transfer of ``i`` is one plane: one bit of every weight, the bits of ``k`` weights as ``p``,
     the first one lowest.  With ``remap`` offline it is ``p`` with the sign bit cleared if that is
     set and ``~p`` if not, so that the bits say which entry and whether it is negated; with inline
-    the unit does that.  To output ``[r][c]`` it adds ``2**s`` times the
-    entries of column ``c`` in the tables of row ``r``; ``s`` is the number of earlier planes of
-    the tile without ``equal``.  So with ``B`` planes, lowest first, a weight of code ``q`` counts
-    ``2 * q - (2**B - 1)``, an odd number; with ``equal`` the next plane counts as much as this one,
-    as for weights -1, 0, 1 as halves of two signs.  ``tile_last`` ends the tile, and the next
-    plane looks into the next tables.  Planes of a tile must not add up to more than
-    ``2**max_bits - 1``.
+    the unit does that.  To output ``[r][c]`` it adds ``2**s`` times the entries of column ``c`` in
+    the tables of row ``r``; ``s`` is the number of earlier planes of the tile without ``equal``.
+    So with ``B`` planes, lowest first, a weight of code ``q`` counts ``q' = 2 * q - (2**B - 1)``,
+    an odd number; with ``equal`` the next plane counts as much as this one, as for weights -1, 0, 1
+    as halves of two signs.  ``tile_last`` ends the tile, and the next plane looks into the next
+    tables.  Planes of a tile must not add up to more than ``2**max_bits - 1``.
 
-    Weights ``z`` from such an odd number come from the sum of activations: ``s * (q - z)`` is
-    ``s / 2 * (q' - (2 * z + 1 - 2**B))``, and with ``zero_point`` a run yields the sum of the
-    activations of its tiles for each row too, of every tile whose first plane is of the run.
+    ``s * (q - z)`` is ``s / 2 * (q' - (2 * z + 1 - 2**B))``.  For a zero point ``z`` the sum of the
+    activations is needed, which with ``zero_point`` a run yields for each row too, of every tile
+    whose first plane is of the run.
 
     int8
-        Exact: no rounding.  Entries are any numbers of ``table_width`` bits: with 10, half
-        tables of 4 are exact for all int8; with 8 they are quantised, which is done where they are
-        made (sim/lut/lut_tensor_core.py has the rule).  No overflow up to
-        ``max_k`` activations in a run: its ``terms`` entries are at most ``2**(table_width - 1)``
-        in magnitude and count less than ``2**max_bits``; beyond, sums wrap to ``acc_width`` bits.
+        Exact: no rounding.  Entries are any numbers of ``table_width`` bits: with 10, half tables
+        of 4 are exact for all int8; with 8 they are quantised, which is done where they are made
+        (sim/lut/lut_tensor_core.py has the rule).  No overflow up to ``max_k`` activations in a
+        run: its ``terms`` entries are at most ``2**(table_width - 1)`` in magnitude and count less
+        than ``2**max_bits`` times; beyond, sums wrap to ``acc_width`` bits.
     fp16
         Entries, operand and sums are IEEE 754 half precision.  A plane doubles entries exactly:
         subnormals too, zero stays zero, and what is too large becomes infinite.  Each addition
@@ -335,7 +334,7 @@ class LutTensorCore(wiring.Component):
             start = plane.c if config.stages == 1 else held(m, run.enable, plane.c, "c")
         for row in range(config.m):
             for number, (address, sign) in enumerate(columns):
-                inputs = {"table": Cat(tables[row]), "address": address}
+                inputs: dict[str, Any] = {"table": Cat(tables[row]), "address": address}
                 if config.half_table:
                     inputs["sign"] = sign
                 if config.operand:

@@ -3,7 +3,6 @@
 
 import tempfile
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -139,13 +138,21 @@ def _against(activations: str, bits: int, tables: Row, tile: Row) -> Row:
     }
 
 
-@cache
 def _nand2(name: str, **values: Any) -> float:
-    from ..asic.flow import build
+    """Of a design, kept by all that it depends on."""
+    from ..asic import flow
     from ..asic.library import library
+    from ..rtl import cache
+    from . import tools
 
-    block = blocks.find(name)
+    block, osu018, yosys = blocks.find(name), library("osu018"), tools.find("yosys")
     design = emit(block, block.config.of(values))
-    with tempfile.TemporaryDirectory() as scratch:
-        report = build(design, library("osu018"), Path(scratch) / "out")
-    return report.nand2_equivalents or 0
+
+    def fill(work: Path) -> None:
+        report = flow.build(design, osu018, work / "out")
+        (work / "nand2").write_text(str(report.nand2_equivalents))
+
+    files = (f"{file} {file.stat().st_mtime_ns}" for file in osu018.files)
+    source = Path(str(flow.__file__)).read_bytes()
+    key = [design.text, f"{yosys.name} {yosys.version}", *files, source]
+    return float((cache.folder("nand2", key, fill) / "nand2").read_text())

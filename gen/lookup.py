@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the table-lookup tensor core is made of, and its area against the bits of its weights."""
 
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,8 +58,6 @@ def lookup(choices: dict[str, Row] = CHOICES) -> Iterator[Row]:
     LUT4, FF and NAND2 are for a product a cycle and count the tables; ECP5 without multipliers,
     alone and routed, and osu018 without wires.  Other `k` have the columns for as many products.
     """
-    from ..asic.flow import build as to_cells
-    from ..asic.library import library
     from ..fpga.boards import board
     from ..fpga.flow import build as to_board
 
@@ -70,7 +69,7 @@ def lookup(choices: dict[str, Row] = CHOICES) -> Iterator[Row]:
             placed = to_board(
                 design, board("ulx3s-85f"), out, target_mhz=100, dsp=False, out_of_context=True
             )
-            mapped = to_cells(design, library("osu018"), out)
+        cells = _cells(design)
         yield {
             "block": "lut_tensor_core",
             "design": name,
@@ -78,8 +77,8 @@ def lookup(choices: dict[str, Row] = CHOICES) -> Iterator[Row]:
             "LUT4": f"{placed.lut / products:.1f}",
             "FF": f"{placed.ff / products:.1f}",
             "MHz": placed.fmax_mhz,
-            "NAND2": f"{(mapped.nand2_equivalents or 0) / products:.1f}",
-            "osu018 MHz": mapped.fmax_mhz,
+            "NAND2": f"{cells['nand2'] / products:.1f}",
+            "osu018 MHz": cells["mhz"],
         }
 
 
@@ -139,20 +138,25 @@ def _against(activations: str, bits: int, tables: Row, tile: Row) -> Row:
 
 
 def _nand2(name: str, **values: Any) -> float:
-    """Of a design, kept by all that it depends on."""
+    block = blocks.find(name)
+    return _cells(emit(block, block.config.of(values)))["nand2"]
+
+
+def _cells(design: Design) -> Row:
+    """NAND2 and MHz in osu018, kept by all that they depend on."""
     from ..asic import flow
     from ..asic.library import library
     from ..rtl import cache
     from . import tools
 
-    block, osu018, yosys = blocks.find(name), library("osu018"), tools.find("yosys")
-    design = emit(block, block.config.of(values))
+    osu018, yosys = library("osu018"), tools.find("yosys")
 
     def fill(work: Path) -> None:
         report = flow.build(design, osu018, work / "out")
-        (work / "nand2").write_text(str(report.nand2_equivalents))
+        found = {"nand2": report.nand2_equivalents, "mhz": report.fmax_mhz}
+        (work / "cells.json").write_text(json.dumps(found))
 
     files = (f"{file} {file.stat().st_mtime_ns}" for file in osu018.files)
     source = Path(str(flow.__file__)).read_bytes()
     key = [design.text, f"{yosys.name} {yosys.version}", *files, source]
-    return float((cache.folder("nand2", key, fill) / "nand2").read_text())
+    return json.loads((cache.folder("cells", key, fill) / "cells.json").read_text())

@@ -26,7 +26,7 @@ from . import blocks
 from .arrays import sharing
 from .compare.costs import multipliers
 from .describe import markdown
-from .lookup import lookup
+from .lookup import lookup, weight_bits
 from .selection import selection
 from .simd import simd
 from .verilog import emit
@@ -356,6 +356,7 @@ SECTIONS: dict[str, Callable[..., Iterator[Row]]] = {
         selection,
         simd,
         lookup,
+        weight_bits,
         multipliers,
         speed,
         growth,

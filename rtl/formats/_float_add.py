@@ -175,3 +175,16 @@ class FloatAdd(wiring.Component):
             name: late(m, stage, self.enable, f"{name}_{where}", Value.cast(value))
             for name, value in values.items()
         }
+
+
+def twice(format_: FloatFormat, code: Value) -> Value:
+    """The code of ``2 * a``: exact, or infinite; zeros, infinities and NaNs stay what they are.
+
+    A subnormal number moves up by a place, and one that becomes normal carries into its field.
+    """
+    mantissa, fields = format_.mantissa, format_.exponent + format_.mantissa
+    field = code[mantissa:fields]
+    next_field = (field + 1)[: format_.exponent]
+    normal = Cat(code[:mantissa] & (~next_field.all()).replicate(mantissa), next_field)
+    finite = Mux(field.any(), normal, Cat(Const(0, 1), code[: fields - 1]))
+    return Cat(Mux(field.all(), code[:fields], finite), code[-1])

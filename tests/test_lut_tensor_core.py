@@ -301,7 +301,7 @@ FAULTS: dict[str, tuple[str, Any, str, str]] = {
         *("tiny", rtl, "self.table_width + self.max_bits - 1"),
         "self.table_width + self.max_bits - 2",
     ),
-    "no doubling": ("tiny", rtl, "m.d.sync += entry.eq(self._twice(entry))", "pass"),
+    "no doubling": ("tiny", rtl, "else entry << 1", "else entry"),
     "equal ignored": ("tiny", rtl, "taken & ~plane.equal", "taken"),
     "doubled with the load": (
         "tiny",
@@ -341,9 +341,18 @@ FAULTS: dict[str, tuple[str, Any, str, str]] = {
         "acts = list(self.table_i.p.acts[row][group])",
         "acts = list(self.table_i.p.acts[row][group])[::-1]",
     ),
-    "zero is doubled": ("float", rtl, "Mux(exponent == 0,", "Mux(0,"),
-    "beyond the largest": ("float", rtl, "mantissa & (exponent != 30).replicate(10)", "mantissa"),
-    "infinity is doubled": ("float", rtl, "Mux(exponent == 31,", "Mux(0,"),
+    "zero is doubled, as published": (
+        *("float", rtl, "twice(HALF, entry)"),
+        "Mux(entry[10:15].all(), entry, entry + (1 << 10))",
+    ),
+    "beyond the largest": (
+        *("float", rtl, "twice(HALF, entry)"),
+        "Mux(entry[10:15] == 30, entry + (1 << 10), twice(HALF, entry))",
+    ),
+    "infinity is doubled": (
+        *("float", rtl, "twice(HALF, entry)"),
+        "Mux(entry[10:15] == 31, entry + (1 << 10), twice(HALF, entry))",
+    ),
 }
 """By name: a preset, a module, what is there, and what is there instead."""
 

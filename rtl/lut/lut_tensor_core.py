@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from operator import add
 from typing import Any, ClassVar
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -17,12 +17,12 @@ from .._pipeline import held
 from .._runs import run_pipeline
 from .._tree import reduce_tree
 from ..config import Config, Rate, param
-from ..formats._float_add import FloatAdd, FloatAddConfig
+from ..formats._float_add import FloatAdd, FloatAddConfig, twice
 from ._lookup import Lookup, LookupConfig
 from ._table import build, entry_width, plan
 
 ACTIVATION_WIDTH = 8
-FLOAT_WIDTH = 16
+HALF = FloatAddConfig(format="fp16").of_format
 
 
 def _rate(weights: str, bits: int, activations: str, n: int, k: int = 4, groups: int = 1) -> Rate:
@@ -151,7 +151,7 @@ class LutTensorCoreConfig(Config):
     @property
     def entry_width(self) -> int:
         """Bits of an entry as it comes."""
-        return FLOAT_WIDTH if self.floats else self.table_width
+        return HALF.width if self.floats else self.table_width
 
     @property
     def table_bits(self) -> int:
@@ -161,7 +161,7 @@ class LutTensorCoreConfig(Config):
     @property
     def plane_width(self) -> int:
         """Bits of an entry as it is looked up: integers double with every plane."""
-        return FLOAT_WIDTH if self.floats else self.table_width + self.max_bits - 1
+        return HALF.width if self.floats else self.table_width + self.max_bits - 1
 
     @property
     def terms(self) -> int:
@@ -172,13 +172,13 @@ class LutTensorCoreConfig(Config):
     def acc_width(self) -> int:
         """Bits that hold ``terms`` entries, each times less than ``2**max_bits``."""
         if self.floats:
-            return FLOAT_WIDTH
+            return HALF.width
         return self.table_width + self.max_bits + ceil_log2(self.terms)
 
     @property
     def activation_width(self) -> int:
         """Bits that hold the sum of the activations of a run."""
-        return FLOAT_WIDTH if self.floats else self.table_width + ceil_log2(self.terms)
+        return HALF.width if self.floats else self.table_width + ceil_log2(self.terms)
 
     @property
     def latency(self) -> int:
@@ -201,7 +201,7 @@ class LutTensorCoreConfig(Config):
 
 
 def table_layout(config: LutTensorCoreConfig) -> data.StructLayout:
-    shape = unsigned(FLOAT_WIDTH) if config.floats else signed(config.table_width)
+    shape = unsigned(HALF.width) if config.floats else signed(config.table_width)
     if config.precompute:
         acts = data.ArrayLayout(signed(ACTIVATION_WIDTH), config.k)
         acts = data.ArrayLayout(data.ArrayLayout(acts, config.groups), config.m)
@@ -212,7 +212,7 @@ def table_layout(config: LutTensorCoreConfig) -> data.StructLayout:
 
 def planes_layout(config: LutTensorCoreConfig) -> data.StructLayout:
     column = data.ArrayLayout(unsigned(config.k), config.groups)
-    shape = unsigned(FLOAT_WIDTH) if config.floats else signed(config.acc_width)
+    shape = unsigned(HALF.width) if config.floats else signed(config.acc_width)
     operand = data.ArrayLayout(data.ArrayLayout(shape, config.n), config.m)
     return data.StructLayout({
         "weights": data.ArrayLayout(column, config.n),
@@ -226,9 +226,9 @@ def planes_layout(config: LutTensorCoreConfig) -> data.StructLayout:
 
 def sums_layout(config: LutTensorCoreConfig) -> data.StructLayout:
     floats, row = config.floats, {}
-    shape = unsigned(FLOAT_WIDTH) if floats else signed(config.acc_width)
+    shape = unsigned(HALF.width) if floats else signed(config.acc_width)
     if config.zero_point:
-        total = unsigned(FLOAT_WIDTH) if floats else signed(config.activation_width)
+        total = unsigned(HALF.width) if floats else signed(config.activation_width)
         row = {"activations": data.ArrayLayout(total, config.m)}
     return data.StructLayout({
         "sums": data.ArrayLayout(data.ArrayLayout(shape, config.n), config.m),
@@ -384,7 +384,7 @@ class LutTensorCore(wiring.Component):
                     m.d.sync += entry.eq(value)
                 if config.max_bits > 1:  # else no plane follows another in a tile
                     with m.Elif(doubles):
-                        m.d.sync += entry.eq(self._twice(entry))
+                        m.d.sync += entry.eq(twice(HALF, entry) if config.floats else entry << 1)
                 entries.append(entry)
             tables.append(entries)
         return tables
@@ -437,15 +437,6 @@ class LutTensorCore(wiring.Component):
             rows.append(entries)
         return rows
 
-    def _twice(self, entry):
-        """Twice an entry; of half precision exactly, or infinite."""
-        if not self.config.floats:
-            return (entry << 1)[: len(entry)]
-        mantissa, exponent = entry[:10], entry[10:15]
-        normal = Cat(mantissa & (exponent != 30).replicate(10), (exponent + 1)[:5])
-        finite = Mux(exponent == 0, Cat(Const(0, 1), entry[:14]), normal)
-        return Cat(Mux(exponent == 31, entry[:15], finite), entry[15])
-
     def _column(self, m: Module, groups, number: int):
         """Address and sign of the entries of a column, in each group."""
         config = self.config
@@ -479,7 +470,7 @@ class LutTensorCore(wiring.Component):
             term = held(m, run.enable, term, f"ones_{row}")
         total = self.o.p.activations[row]
         if config.floats:
-            acc = Signal(FLOAT_WIDTH, name=f"ones_{row}", reset_less=True)
+            acc = Signal(HALF.width, name=f"ones_{row}", reset_less=True)
             adder = FloatAdd(FloatAddConfig())
             place(m, platform, f"add_{row}", adder, a=Mux(opens, 0, acc), b=term, enable=1)
             with m.If(moves):

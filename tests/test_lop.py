@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from atriplex.gen.studies import selection
 from atriplex.gen.engine import machine as machines
 from atriplex.gen.engine.story import Story, Tally, Teller, design_for
+from atriplex.gen.studies import selection
 from atriplex.rtl.config import ConfigError
 from atriplex.rtl.engine.engine import EngineConfig
 from atriplex.sim.engine.engine import random_model

@@ -10,9 +10,10 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from .._add_select import AddSelect, AddSelectConfig, accumulated, add_carry
+from .._add_select import accumulated, add_carry
 from .._once import place
 from .._pipeline import held
+from .._tree import reduce_tree
 from ..config import Config, param
 from ..formats._float_add import FloatAdd, FloatAddConfig
 from ._table_mux import TableMux, TableMuxConfig
@@ -42,8 +43,8 @@ class LookupConfig(Config):
 class Lookup(wiring.Component):
     """``acc`` gains one entry of each table, negated where its ``sign`` is set.
 
-    The first entry is inverted by the multiplexer that looks it up, others in the chain that adds
-    them; the one that an inversion lacks is the carry of the next adder, at last that of ``acc``.
+    Entries are inverted by the multiplexers that look them up.  The one that an inversion lacks is
+    the carry of the next adder, at last that of ``acc``.
 
     With ``moves`` it takes ``opens ? start : acc`` plus the entries; ``start`` is zero without
     ``operand``.  With ``registered`` the entries are looked up while ``enable`` is high, and
@@ -87,7 +88,7 @@ class Lookup(wiring.Component):
                 TableMux(mux),
                 words=self.table.word_select(group, config.entry_width << config.address),
                 address=self.address.word_select(group, config.address),
-                invert=0 if config.floats or group else sign,
+                invert=0 if config.floats else sign,
             )
             entries.append((entry.y, sign))
         if config.floats:
@@ -98,21 +99,7 @@ class Lookup(wiring.Component):
 
     def _integer(self, m: Module, platform, entries: Sequence[tuple[Any, Any]]) -> None:
         config = self.config
-        (entry, pending), *others = entries
-        total = entry.as_signed()
-        for number, (entry, sign) in enumerate(others, 1):
-            add = place(
-                m,
-                platform,
-                f"add_{number}",
-                AddSelect(AddSelectConfig(width=config.entry_width + ceil_log2(number))),
-                a=total,
-                b=entry.as_signed(),
-                enable=1,
-                invert=sign,
-                carry=pending,
-            )
-            total, pending = add.y, sign
+        total, pending = reduce_tree(_joined, [(y.as_signed(), sign) for y, sign in entries])
         total = total[: config.term_width].as_signed()
         if config.registered:
             total = held(m, self.enable, total, "term")
@@ -139,3 +126,8 @@ class Lookup(wiring.Component):
         with m.If(self.moves):
             m.d.sync += acc.eq(add.y)
         m.d.comb += self.acc.eq(acc)
+
+
+def _joined(low: tuple[Any, Any], high: tuple[Any, Any]) -> tuple[Any, Any]:
+    """The sum of two sums with one pending each; the upper one's stays."""
+    return add_carry(low[0], high[0], low[1]), high[1]

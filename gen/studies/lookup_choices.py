@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the table-lookup tensor core is made of, and its area against the bits of its weights."""
+"""What the table-lookup tensor core is made of: its choices one by one."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -35,6 +35,8 @@ CHOICES: dict[str, Row] = {
     "k = 3": {"k": 3, "n": 21},
     "k = 5": {"k": 5, "n": 13, "table_width": 11},
     "k = 6": {"k": 6, "n": 11, "table_width": 11},
+    "2 rows, 8 columns": {"m": 2, "n": 8},
+    "4 rows, 4 columns": {"m": 4, "n": 4},
     "k = 4, 2 groups": {"groups": 2},
     "k = 4, 4 groups": {"groups": 4},
     "k = 3, 4 groups": {"k": 3, "groups": 4},
@@ -47,10 +49,11 @@ CHOICES: dict[str, Row] = {
 """What differs from the tile of 16 columns and 4 activations, weights of 2 bits, int8."""
 
 
-def lookup(choices: dict[str, Row] = CHOICES) -> Iterator[Row]:
-    """The choices one by one: weights of 2 bits, int8, 64 lookups of a tile or more columns.
+def lookup_choices(choices: dict[str, Row] = CHOICES) -> Iterator[Row]:
+    """What the choices are worth: a row, 16 columns, 4 activations of int8, weights of 2 bits.
 
-    For a product a cycle with all tables, ECP5 without multipliers and osu018.
+    LUT4, FF and NAND2 are for a product a cycle and count the tables; ECP5 without multipliers,
+    alone and routed, and osu018 without wires.  Other `k` have the columns for as many products.
     """
     from ...asic.library import library
     from ...fpga.boards import board

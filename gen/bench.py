@@ -26,6 +26,7 @@ from . import blocks
 from .arrays import sharing
 from .compare.costs import multipliers
 from .describe import markdown
+from .sail import reuse, tables
 from .selection import selection
 from .simd import simd
 from .verilog import emit
@@ -355,6 +356,8 @@ SECTIONS: dict[str, Callable[..., Iterator[Row]]] = {
         selection,
         simd,
         multipliers,
+        tables,
+        reuse,
         speed,
         growth,
         models,

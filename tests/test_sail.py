@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from amaranth.hdl import Cat
 from atriplex.gen import blocks
+from atriplex.gen import sail as study
 from atriplex.gen.verilog import emit
 from atriplex.rtl.config import ConfigError
 from atriplex.rtl.lut import _bit_rows, _plane_sum, _slices, _weight_table
@@ -63,8 +64,8 @@ def test_every_group_of_ternary_weights_meets_corners(style: str) -> None:
 def test_any_shape_in_either_style() -> None:
     """Configurations drawn at random: sums and cycles, free and stalled."""
     rng = np.random.default_rng(5)
-    for number in range(8):
-        style = STYLES[number % 4 == 3]
+    for number in range(4):
+        style = STYLES[number == 3]
         word = style == "word"
         config = SailSramConfig(
             wb=int(rng.integers(1, 9)),
@@ -113,7 +114,7 @@ def look_ups(config: SailSramConfig) -> tuple[int, int]:
 @pytest.mark.parametrize("style", STYLES)
 def test_a_table_more_takes_its_adds_and_look_ups(style: str) -> None:
     rng = np.random.default_rng(2)
-    for nbw, batch in ((2, 1), (3, 2), (5, 1)):
+    for nbw, batch in ((3, 2), (5, 1)):
         config = SailSramConfig(
             nbw=nbw, cols=1, batch=batch, ab=3, wb=3, max_k=5 * nbw, style=style
         )
@@ -276,7 +277,7 @@ def drawn(rng: np.random.Generator) -> dict[str, Any]:
 def test_any_shape_with_reuse_and_without(seed: int) -> None:
     """Sums and cycles, free and stalled; the cycles tell which patterns were there."""
     rng = np.random.default_rng(seed)
-    for _ in range(5):
+    for _ in range(3):
         config = SailConfig(**drawn(rng))
         outcome = simulate(emit(blocks.find("sail"), config), transfers=60, simulator="icarus")
         assert list(outcome.complaints()) == [], config
@@ -293,6 +294,22 @@ def test_a_product_in_several_instructions(entries: int) -> None:
     design = emit(blocks.find("sail"), config)
     outcome = simulate(design, inputs=inputs, simulator="icarus")
     assert list(outcome.complaints()) == []
+
+
+def test_reuse_on_activations_of_the_shipped_model() -> None:
+    """What is saved follows from the hits; the RTL takes these cycles on codes of a projection."""
+    vectors = study.activations()
+    hits, saved = study.saved(vectors, 1, 3, 8, double=False)
+    assert 0.5 < hits < 0.6 and 0.13 < saved < 0.16  # 13.8 % in the paper
+    rng = np.random.default_rng(1)
+    random = [rng.integers(-128, 128, each.shape) for each in vectors[:2]]
+    hits, saved = study.saved(random, 8, 5, 32, double=False)
+    assert hits == pytest.approx(1 - 32 * (1 - (31 / 32) ** 64) / 64, abs=0.01)
+    for entries in (0, 8):
+        config = SailConfig(nbw=3, batch=1, slices=1, cols=1, entries=entries, double=False)
+        inputs = sail.transfers_of(config, np.zeros((192, 1), np.int64), vectors[0][5:6])
+        outcome = simulate(emit(blocks.find("sail"), config), inputs=inputs, simulator="icarus")
+        assert list(outcome.complaints()) == []
 
 
 def test_the_array_is_what_takes_most_of_the_bits() -> None:

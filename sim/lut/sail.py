@@ -47,14 +47,15 @@ def commands(
 
 def stimulus(config: "SailConfig", rng: np.random.Generator, transfers: int) -> Streams:
     """Instructions of all sizes, with extremes, and sums that go on, are dropped, or begin anew."""
-    nbw, total, drawn = config.nbw, 0, []
-    while total < transfers:
+    nbw, drawn = config.nbw, []
+    rows, vectors = 0, 0
+    while max(rows, vectors) < transfers:
         count = int(rng.integers(1, min(config.max_tables, 5) + 1))
         items = int(rng.integers(1, config.batch + 1))
         drawn.append((count, items, int(rng.random() < 0.4), int(rng.random() < 0.6)))
-        total += count * max(items, nbw)
+        rows, vectors = rows + count * nbw, vectors + count * items
     first = (min(config.max_tables, 5), config.batch, 1, 1)
-    drawn[0] = drawn[-1] = first
+    drawn = [first, *drawn, first]
     given = np.array(drawn)
     served = np.repeat(given[:, 1], given[:, 0])  # by each table
     w_ends, a_ends = (

@@ -4,7 +4,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from amaranth.hdl import Array, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 
 from ..._streams import Queue
@@ -17,12 +17,18 @@ from ._socket import CODE, Socket
 if TYPE_CHECKING:
     from ..engine import EngineConfig
 
-NBW = 4
-"""Inputs whose weights make a table."""
+NBW = 3
+"""Inputs whose weights make a table: best for one vector, as a table is built in 7 cycles then,
+and looked up in 8."""
+
+
+def tables_of(lanes: int) -> int:
+    """Tables of a tile, the last one filled up with zeros."""
+    return -(-lanes // NBW)
 
 
 class Core(Socket):
-    """A word is the weights of one input, for ``lanes`` outputs; four make a table.
+    """A word is the weights of one input, for ``lanes`` outputs; three make a table.
 
     Outputs go block by block: all inputs of ``lanes`` rows, then the next.  So their sums are there
     all at once, and leave one a cycle while the next block's tables are looked up.  Tables are
@@ -81,7 +87,8 @@ class Core(Socket):
         ]
 
         # A table's activations: they come out of memory beside what is registered here.
-        tables = lanes // NBW
+        tables = tables_of(lanes)
+        codes = Cat(vectors.acts, Const(0, (tables * NBW - lanes) * CODE))
         group, tile = Signal(range(tables)), Signal.like(vectors.tile)
         left, fresh, rows = Signal.like(op.p.rows), Signal(init=1), Signal.like(op.p.rows)
         moves, enable, ends, final = Signal(), Signal(), Signal(), Signal()
@@ -118,7 +125,7 @@ class Core(Socket):
             ]
         m.d.comb += [
             feed.acts_i.valid.eq(x_valid),
-            feed.acts_i.p.a.as_value().eq(vectors.acts.word_select(x_group, NBW * CODE)),
+            feed.acts_i.p.a.as_value().eq(codes.word_select(x_group, NBW * CODE)),
             feed.acts_i.p.first.eq(x_first),
             feed.acts_i.p.last.eq(x_last),
             feed.items.eq(0),

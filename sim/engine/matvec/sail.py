@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....rtl.engine.matvec.sail import NBW
+from ....rtl.engine.matvec.sail import NBW, tables_of
 from ...types import Transfers
 from ..model import Integer, Matrix, ModelError, Ternary
 from ._socket import Socket, Walk, random_integers, random_trits
@@ -30,7 +30,7 @@ class Tables(Walk):
         found: list[int] = []
         free = max(self.free, begins + 1)
         for at in range(0, rows, self.lanes):
-            for _ in range(tiles * self.lanes // NBW):
+            for _ in range(tiles * tables_of(self.lanes)):
                 bank = self.number % 2
                 start = max(self.build, self.done[bank])
                 self.build = start + (1 << NBW) - 1
@@ -43,7 +43,8 @@ class Tables(Walk):
 
 
 class Packing(Socket):
-    """Blocks of ``lanes`` rows, each input after input; the last block is filled up with zeros."""
+    """Blocks of ``lanes`` rows, each input after input; tiles are filled up with zeros to whole
+    tables, and the last block to ``lanes`` rows."""
 
     @property
     def bits(self) -> int:
@@ -69,10 +70,12 @@ class Packing(Socket):
 
     def count(self, matrix: Matrix) -> int:
         rows, columns = matrix.codes.shape
-        return -(-rows // self.lanes) * -(-columns // self.lanes) * self.lanes
+        tiles = -(-rows // self.lanes) * -(-columns // self.lanes)
+        return tiles * tables_of(self.lanes) * NBW
 
     def words(self, matrix: Matrix, mode: int) -> Transfers:
-        tiles = self.tiles(matrix.codes)
+        more = tables_of(self.lanes) * NBW - self.lanes
+        tiles = np.pad(self.tiles(matrix.codes), ((0, 0), (0, 0), (0, more)))
         padded = np.pad(tiles.reshape(len(tiles), -1), ((0, -len(tiles) % self.lanes), (0, 0)))
         blocks = padded.reshape(-1, self.lanes, padded.shape[1]).swapaxes(1, 2)
         return {"weights": blocks.reshape(-1, self.lanes).astype(np.int64) & (1 << self.bits) - 1}

@@ -10,6 +10,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
+from ._feed import look_layout
 from ._plane_sum import sums_layout
 from ._weight_table import weights_layout
 
@@ -43,33 +44,19 @@ class BitRows(wiring.Component):
     Members
     -------
     weights_i, o : as the block's.
-    valid, ready : there is a look-up; it is over in this cycle.
-    pattern, plane, sign, item, first, last : what is looked up; ``sign`` subtracts.
-    release : the table will not be looked up any more.
+    look_i : look-ups, each taken when it is over.
     """
 
     weights_i: stream.Interface
+    look_i: stream.Interface
     o: stream.Interface
-    pattern: Signal
-    valid: Signal
-    ready: Signal
-    plane: Signal
-    sign: Signal
-    item: Signal
-    first: Signal
-    last: Signal
-    release: Signal
 
     def __init__(self, config: "SailSramConfig"):
         self.config = config
         super().__init__({
             "weights_i": In(stream.Signature(weights_layout(config))),
+            "look_i": In(stream.Signature(look_layout(config))),
             "o": Out(stream.Signature(sums_layout(config))),
-            "pattern": In(config.nbw),
-            "plane": In(range(config.ab)),
-            "item": In(range(config.batch)),
-            **{name: In(1) for name in ("valid", "sign", "first", "last", "release")},
-            "ready": Out(1),
         })
 
     def elaborate(self, platform):
@@ -83,11 +70,10 @@ class BitRows(wiring.Component):
         )
         do, length = Signal(Do), Signal(range(acc + 1))
         goes, ends = Signal(), Signal()
-        last_plane, shows = Signal(), Signal()
-        showing = Signal()
+        look = self.look_i.p
+        shows, showing = Signal(), Signal()
         m.d.comb += [
-            last_plane.eq(self.plane == config.ab - 1),
-            shows.eq(last_plane & self.last),
+            shows.eq(look.plane.ends & look.plane.last),
             goes.eq(1),
             length.eq(entry),
         ]
@@ -110,10 +96,10 @@ class BitRows(wiring.Component):
         with m.Elif(~showing):
             m.d.comb += [
                 do.eq(Do.LOOK_UP),
-                length.eq(acc - self.plane),
-                goes.eq(self.valid),
+                length.eq(acc - look.bit),
+                goes.eq(self.look_i.valid),
                 ends.eq(bit == length),
-                self.ready.eq(ends & ~shows),
+                self.look_i.ready.eq(ends & ~shows),
             ]
             with m.If(goes & ends & shows):
                 m.d.sync += showing.eq(1)
@@ -123,18 +109,18 @@ class BitRows(wiring.Component):
                 length.eq(acc),
                 goes.eq(~self.o.valid),
                 ends.eq(bit == acc),
-                self.ready.eq(goes & ends),
+                self.look_i.ready.eq(goes & ends),
             ]
             with m.If(goes & ends):
                 m.d.sync += showing.eq(0)
         with m.If(goes):
             m.d.sync += bit.eq(Mux(ends, 0, bit + 1))
-        with m.If(self.release & self.ready):
+        with m.If(self.look_i.ready & look.closes):
             m.d.sync += full.eq(0)
 
         inside = Array(Signal(name=f"inside_{item}") for item in range(config.batch))
-        with m.If(self.ready & last_plane):
-            m.d.sync += inside[self.item].eq(~self.last)
+        with m.If(self.look_i.ready & look.plane.ends):
+            m.d.sync += inside[look.plane.item].eq(~look.plane.last)
 
         # Rows: entries of the table below, sums above.
         bits, items = ceil_log2(max(entry, 2)), ceil_log2(config.batch)
@@ -147,30 +133,30 @@ class BitRows(wiring.Component):
             return Cat(at[:bits], row, Const(0, size - config.nbw - bits), 0)
 
         def of_sum(at):
-            return Cat(at[:sum_bits], self.item[:items], Const(0, size - items - sum_bits), 1)
+            return Cat(at[:sum_bits], look.plane.item[:items], Const(0, size - items - sum_bits), 1)
 
         depth = 2 << size
         m.submodules.rows = rows = Memory(shape=unsigned(columns), depth=depth, init=[])
         write, (a, b) = rows.write_port(), (rows.read_port(), rows.read_port())
         at = Signal(range(acc + 1))
-        m.d.comb += at.eq(bit + Mux(do == Do.LOOK_UP, self.plane, 0))
+        m.d.comb += at.eq(bit + Mux(do == Do.LOOK_UP, look.bit, 0))
         # The bit that was read in the cycle before is written.
         before = Signal.like(at)
         m.d.comb += before.eq(at - 1)
         builds = do == Do.BUILD
         m.d.comb += [
             a.addr.eq(Mux(builds, of_table(below, bit), of_sum(at))),
-            b.addr.eq(of_table(Mux(builds, weight, self.pattern), bit)),
+            b.addr.eq(of_table(Mux(builds, weight, look.pattern), bit)),
         ]
 
         carry, total = Signal(columns, reset_less=True), Signal(columns)
         a_some, b_some = Signal(), Signal()
-        opens = self.first | ~inside[self.item]
+        opens = look.plane.first | ~inside[look.plane.item]
         m.d.comb += [
-            a_some.eq(builds | ~(opens & (self.plane == 0))),
-            b_some.eq(builds | self.pattern.any()),
+            a_some.eq(builds | ~(opens & (look.bit == 0))),
+            b_some.eq(builds | look.pattern.any()),
         ]
-        subtracts = (do == Do.LOOK_UP) & self.sign & b_some
+        subtracts = (do == Do.LOOK_UP) & look.plane.sign & b_some
         one = a.data & a_some.replicate(columns)
         other = (b.data & b_some.replicate(columns)) ^ subtracts.replicate(columns)
         m.d.comb += total.eq(one ^ other ^ carry)

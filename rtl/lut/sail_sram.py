@@ -5,16 +5,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth.hdl import Module
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from .._once import place
 from ..config import Config, Rate, param
 from ._bit_rows import BitRows
-from ._plane_sum import PlaneSum, plane_layout, sums_layout
-from ._weight_table import WeightTable, weights_layout
+from ._feed import DataFeed, acts_layout
+from ._plane_sum import sums_layout
+from ._slices import Slices
+from ._weight_table import weights_layout
 
 ROWS = 63
 """Most rows of a table: those of six weights."""
@@ -158,23 +159,6 @@ class SailSramConfig(Config):
         return max(1, self.access - 1) + self.sum_latency
 
 
-def acts_layout(config: SailSramConfig) -> data.StructLayout:
-    """Activations of one item of the batch for one table."""
-    shape = signed(config.ab) if config.a_signed else unsigned(config.ab)
-    return data.StructLayout({
-        "a": data.ArrayLayout(shape, config.nbw),
-        "first": unsigned(1),
-        "last": unsigned(1),
-    })
-
-
-def pattern(m: Module, acts, plane, name: str = "pattern"):
-    """Bit ``plane`` of each of the ``acts``."""
-    found = Signal(len(acts), name=name)
-    m.d.comb += found.eq(Cat(Array(act.as_unsigned())[plane] for act in acts))
-    return found
-
-
 class SailSram(wiring.Component):
     """Matrix times a batch of vectors by tables of sums of weights.
 
@@ -238,64 +222,13 @@ class SailSram(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        config, acts = self.config, self.acts_i
-        plane, item = Signal(range(config.ab)), Signal(range(config.batch))
-        highest, final, looks = Signal(), Signal(), Signal()
-        m.d.comb += [
-            highest.eq(plane == config.ab - 1),
-            final.eq(item == config.batch - 1),
-        ]
-        with m.If(looks):
-            m.d.sync += plane.eq(Mux(highest, 0, plane + 1))
-            with m.If(highest):
-                m.d.sync += item.eq(Mux(final, 0, item + 1))
-        index = pattern(m, [acts.p.a[n] for n in range(config.nbw)], plane)
-        sign = highest if config.a_signed else 0
-
-        if config.style == "serial":
-            m.submodules.rows = rows = BitRows(config)
-            wiring.connect(m, wiring.flipped(self.weights_i), rows.weights_i)
-            wiring.connect(m, wiring.flipped(self.o), rows.o)
-            m.d.comb += [
-                rows.valid.eq(acts.valid),
-                rows.pattern.eq(index),
-                rows.plane.eq(plane),
-                rows.sign.eq(sign),
-                rows.item.eq(item),
-                rows.first.eq(acts.p.first),
-                rows.last.eq(acts.p.last),
-                rows.release.eq(highest & final),
-                looks.eq(acts.valid & rows.ready),
-                acts.ready.eq(rows.ready & highest),
-            ]
-            return m
-
-        table = place(m, platform, "table", WeightTable(config), release=looks & highest & final)
-        sums = place(m, platform, "sums", PlaneSum(config))
-        x_plane = Signal(plane_layout(config), reset_less=True)
-        m.d.comb += [
-            table.weights_i.valid.eq(self.weights_i.valid),
-            table.weights_i.p.eq(self.weights_i.p),
-            self.weights_i.ready.eq(table.weights_i.ready),
-            table.read_i.valid.eq(acts.valid),
-            table.read_i.p.pattern.eq(index),
-            looks.eq(acts.valid & table.read_i.ready),
-            acts.ready.eq(table.read_i.ready & highest),
-            sums.i.valid.eq(table.o.valid),
-            table.o.ready.eq(sums.i.ready),
-            sums.i.p.values.eq(table.o.p.values),
-            sums.i.p.plane.eq(x_plane),
-            self.o.valid.eq(sums.o.valid),
-            sums.o.ready.eq(self.o.ready),
-            self.o.p.eq(sums.o.p),
-        ]
-        with m.If(looks):
-            m.d.sync += [
-                x_plane.some.eq(index.any()),
-                x_plane.sign.eq(sign),
-                x_plane.ends.eq(highest),
-                x_plane.first.eq(acts.p.first),
-                x_plane.last.eq(acts.p.last),
-                x_plane.item.eq(item),
-            ]
+        m.submodules.feed = feed = DataFeed(self.config)
+        wiring.connect(m, wiring.flipped(self.acts_i), feed.acts_i)
+        m.d.comb += feed.items.eq(self.config.batch - 1)
+        m.submodules.rows = rows = (
+            BitRows(self.config) if self.config.style == "serial" else Slices(self.config)
+        )
+        wiring.connect(m, wiring.flipped(self.weights_i), rows.weights_i)
+        wiring.connect(m, feed.o, rows.look_i)
+        wiring.connect(m, rows.o, wiring.flipped(self.o))
         return m

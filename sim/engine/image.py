@@ -285,9 +285,7 @@ class _Compiler:
 
 def words_of(matrix: Matrix, config: EngineConfig) -> int:
     """Words that a matrix takes."""
-    rows, columns = matrix.codes.shape
-    packing = socket(config)
-    return rows * -(-columns // config.lanes) * packing.words_per_tile(packing.mode(matrix))
+    return socket(config).count(matrix)
 
 
 def mode_of(op: Operation) -> int:

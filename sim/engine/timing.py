@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 from ...rtl._streams import QUEUE_LATENCY, WIDEN_LATENCY
 from ...rtl.engine._rows import REPLAY_LATENCY
 from ..kv.lop_select import passes
+from .matvec import socket
 
 if TYPE_CHECKING:
     from ...rtl.engine.engine import EngineConfig
+    from .matvec._socket import Walk
     from .model import ModelConfig
 
 PEAK_ZEROS = 4
@@ -77,6 +79,16 @@ class _Product:
         return max(self.first + row * self.words, self.start + row)
 
 
+@dataclass(frozen=True)
+class _Walked(_Product):
+    """One whose sums come as they come: the cycle in which each is scaled."""
+
+    sums: list[int]
+
+    def sum(self, row: int) -> int:
+        return self.sums[row]
+
+
 @dataclass
 class _Attention:
     """When attention has done what the tokens so far gave it to do.
@@ -120,6 +132,7 @@ class _Token:
         self.result = Estimate()
         self.count = count
         self.turns = itertools.chain(turns, itertools.repeat(1))
+        self.walk = socket(config).walk()
 
     def estimate(self) -> Estimate:
         model, config = self.model, self.config
@@ -181,7 +194,24 @@ class _Token:
         codes = arrives + self.norm_codes + rows - 1
         self._wait(codes + WIDEN_LATENCY + prepared + 1, name)
 
+    def _walked(self, walk: Walk, rows: int, tiles: int) -> _Product:
+        """Of a core whose sums do not come row by row."""
+        ends = walk.ends(self.time, rows, tiles)
+        sums, at = [], self.scaled - 1
+        for end in ends:
+            at = max(end + self.sums, at + 1)
+            sums.append(at)
+        done = walk.free - 1
+        self.result.linear += done - self.time
+        self.time, self.final = done, sums[-1]
+        self.scaled = sums[0] + self.config.rescale.interval
+        return _Walked(sums[0], sums[0], tiles, sums)
+
     def _linear(self, rows: int, width: int | None = None) -> _Product:
+        if self.walk:
+            next(self.turns)
+            tiles = self._words(self.model.dim if width is None else width)
+            return self._walked(self.walk, rows, tiles)
         words = self._words(self.model.dim if width is None else width) * next(self.turns)
         first = self.time + words - 1 + self.sums
         product = _Product(first, max(first, self.scaled), words)

@@ -101,9 +101,12 @@ class Socket(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         raise NotImplementedError
 
-    def _front(self, m: Module, acts_i: Any, parts: int = 1) -> Any:
+    def _front(self, m: Module, acts_i: Any, parts: int = 1, *, rows: bool = False) -> Any:
         """Codes to ``acts_i``, in tiles or each tile in so many ``parts``; the operations, less
-        what memory was asked for."""
+        what memory was asked for.
+
+        With ``rows`` they say how many rows they have.
+        """
         m.submodules.tiles = tiles = Widen(signed(CODE), *widening(self.engine, parts))
         tiled = tiles.o
         few = acts_i.p.acts.shape().length
@@ -111,7 +114,10 @@ class Socket(wiring.Component):
             m.submodules.parts = cut = Parts(signed(CODE), len(tiled.p.x), few, parts)
             wiring.connect(m, tiled, cut.i)
             tiled = cut.o
-        m.submodules.words = words = Queue(WORDS, 4)
+        layout = WORDS
+        if rows:
+            layout = data.StructLayout({**WORDS.members, "rows": unsigned(len(self.op_i.p.rows))})
+        m.submodules.words = words = Queue(layout, 4)
         m.submodules.fetches = fetches = Queue(FETCH, 4)
         wiring.connect(m, fetches.o, wiring.flipped(self.fetch_o))
         to_words, to_fetches = fork(m, self.op_i, [words.i, fetches.i], "op")
@@ -120,6 +126,7 @@ class Socket(wiring.Component):
             words.i.p.words.eq(self.op_i.p.words),
             words.i.p.ends.eq(self.op_i.p.ends),
             words.i.p.mode.eq(self.op_i.p.mode),
+            *([words.i.p.rows.eq(self.op_i.p.rows)] if rows else []),
             fetches.i.valid.eq(to_fetches),
             fetches.i.p.address.eq(self.op_i.p.address),
             fetches.i.p.count.eq(self.op_i.p.words),

@@ -17,6 +17,22 @@ if TYPE_CHECKING:
     from ....rtl.engine.engine import EngineConfig
 
 
+class Walk:
+    """How a core goes through a token's operations, if its sums do not come row by row.
+
+    ``free``: the cycle after what was done last.
+    """
+
+    free: int = 0
+
+    def ends(self, begins: int, rows: int, tiles: int) -> list[int]:
+        """Of an operation's sums the cycles of their last words, or later where sums wait.
+
+        ``begins``: the first cycle in which the operation's vector is there and the core free.
+        """
+        raise NotImplementedError
+
+
 class Socket:
     """``mode`` is what a linear operation tells the core of its weights."""
 
@@ -49,6 +65,15 @@ class Socket:
     def cycles_per_word(self, mode: int) -> int:
         """Cycles in which a word is used."""
         return 1
+
+    def walk(self) -> Walk | None:
+        """How sums come, where it is not a row after the other; see :class:`Walk`."""
+        return None
+
+    def count(self, matrix: Matrix) -> int:
+        """Words of a matrix."""
+        rows, columns = matrix.codes.shape
+        return rows * -(-columns // self.lanes) * self.words_per_tile(self.mode(matrix))
 
     def words(self, matrix: Matrix, mode: int) -> Transfers:
         """The words of all rows, by the fields of the engine's stream of weights."""

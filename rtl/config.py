@@ -42,7 +42,8 @@ class Rate:
     on average over a long run; ``fields`` are values of input fields that choose this rate among
     others of the same parameters.  ``rows`` outputs are computed at a time from the same
     activations.  ``label`` tells it from rates of the same formats, and is the same for those that
-    differ in rows alone.  ``family`` is the comparison it belongs to, unasked that of the block.
+    differ in rows alone.  ``bits`` are those that a weight is stored in, unasked those of its
+    format.  ``family`` is the comparison it belongs to, unasked that of the block.
     """
 
     weights: str
@@ -52,6 +53,7 @@ class Rate:
     fields: Mapping[str, int] = dataclasses.field(default_factory=dict)
     rows: int = 1
     label: str = ""
+    bits: float = 0.0
     family: str = ""
 
 

@@ -15,9 +15,10 @@ from atriplex.rtl.formats._blocks import block_format_named
 from atriplex.rtl.formats._formats import FormatError, format_named
 
 CELLS = libraries()["osu018"]
+RATED = [*costs.entries("mac"), *costs.entries("lut")]
 
 
-@pytest.mark.parametrize("entry", costs.entries("mac"), ids=lambda e: f"{e.block.name}-{e.rate}")
+@pytest.mark.parametrize("entry", RATED, ids=lambda e: f"{e.block.name}-{e.rate}")
 def test_a_rate_is_a_configuration_and_names_formats(entry: costs.Entry) -> None:
     entry.block.config.of(entry.rate.values)
     assert entry.rate.products > 0

@@ -101,7 +101,7 @@ def rows(
             "memory bits": round(mapped.memory_bits / rate.products),
             "pJ": round(picojoules / rate.products, 2),
             "cycles a token": round(weights / rate.products),
-            "bits a weight": bits_per_weight(rate.weights),
+            "bits a weight": round(rate.bits or bits_per_weight(rate.weights), 3),
             "perplexity": round(errors[formats], 3),
             "change": f"{100 * (errors[formats] / base - 1):+.2f} %",
             "parameters": dict(rate.values),

@@ -28,6 +28,17 @@ MOST_WORDS = 8192
 """Most words of a memory of tables."""
 
 
+def _rate(group: int, table: str, rows: int, bits: int = 8, **values: Any) -> Rate:
+    """Ternary groups in half tables; a weight's share of a code is an index's and a sign's."""
+    return Rate(
+        *("ternary", f"int{bits}", group * values["groups"] * rows),
+        {"group": group, "rows": rows, "table": table, **values},
+        rows=rows,
+        label=f"groups of {group}, {table}",
+        bits={1: 2, 2: 4, 3: 5, 4: 7}[group] / group,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class LutGemvConfig(Config):
     group: int = param(4, "weights of a code, activations of a table", ge=2, le=6)
@@ -66,21 +77,13 @@ class LutGemvConfig(Config):
 
     rates: ClassVar[tuple[Rate, ...]] = (
         *(
-            Rate(
-                *("ternary", "int8", group * groups * rows),
-                {"group": group, "groups": groups, "rows": rows, "max_k": 160 * group * groups}
-                | {"table": "registers"},
-                rows=rows,
-            )
+            _rate(group, "registers", rows, groups=groups, max_k=160 * group * groups)
             for group, groups in ((2, 8), (3, 5), (4, 4))
             for rows in (1, 4, 16)
         ),
+        *(_rate(4, "registers", 4, bits, groups=4, act_width=bits) for bits in (4, 16)),
         *(
-            Rate(
-                *("ternary", "int8", group * 16 * rows),
-                {"group": group, "rows": rows, "max_k": 96 * group, "chain": 2},
-                rows=rows,
-            )
+            _rate(group, "block", rows, groups=16, max_k=96 * group, chain=2)
             for group in (3, 4)
             for rows in (1, 4)
         ),
@@ -88,6 +91,7 @@ class LutGemvConfig(Config):
             *("bipolar1", "int8", 256),
             {"code": "binary", "groups": 4, "rows": 16, "table": "registers"},
             rows=16,
+            label="groups of 4, registers",
         ),
     )
 

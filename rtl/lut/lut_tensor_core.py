@@ -32,7 +32,8 @@ def _rate(weights: str, bits: int, activations: str, n: int, k: int = 4, groups:
         values["table_width"] = 9
     if activations != "int8":
         values["activations"] = activations
-    return Rate(weights, activations, n * k * groups / bits, values, rows=n)
+    label = f"{groups} tables of {k}" if groups > 1 else f"tables of {k}"
+    return Rate(weights, activations, n * k * groups / bits, values, rows=n, label=label)
 
 
 @dataclass(frozen=True, kw_only=True)

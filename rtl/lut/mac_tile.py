@@ -40,7 +40,7 @@ def _rate(style: str, bits: int, activations: str = "int8") -> Rate:
     if style == "mac":
         weights = activations
         del values["bits"]
-    return Rate(weights, activations, 32, values, fields, rows=8 * serial)
+    return Rate(weights, activations, 32, values, fields, rows=8 * serial, label=style)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,12 +55,15 @@ class TernaryGemvConfig(Config):
 
     rates: ClassVar[tuple[Rate, ...]] = tuple(
         Rate(
-            *("ternary", "int8", lanes * rows),
-            {"k_lanes": lanes, "n_lanes": rows, "max_k": longest},
+            *("ternary", f"int{bits}", lanes * rows),
+            {"k_lanes": lanes, "n_lanes": rows, "act_width": bits},
             rows=rows,
+            label=f"sign-select, {lanes} lanes",
             family="lut",
         )
-        for lanes, rows, longest in ((16, 1, 2560), (16, 4, 2560), (16, 16, 2560), (64, 1, 2560))
+        for lanes, rows, bits in (
+            *((16, 1, 8), (16, 4, 8), (16, 16, 8), (64, 1, 8), (16, 4, 4), (16, 4, 16)),
+        )
     )
 
     def faults(self) -> Iterator[str]:

@@ -52,7 +52,7 @@ class LutGemvConfig(Config):
     max_k: int = param(2560, "longest vector, a multiple of group * groups", ge=2, le=1 << 20)
     memory_stage: bool = param(True, "register what memories give; block RAM is slow to read")
     stage: int = param(2, "adder levels between pipeline registers; 0 for none", ge=0, le=12)
-    chain: int = param(4, "entries in series at each leaf of a tree, a power of two", ge=2, le=16)
+    chain: int = param(2, "entries in series at each leaf of a tree, a power of two", ge=2, le=16)
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
@@ -83,7 +83,7 @@ class LutGemvConfig(Config):
         ),
         *(_rate(4, "registers", 4, bits, groups=4, act_width=bits) for bits in (4, 16)),
         *(
-            _rate(group, "block", rows, groups=16, max_k=96 * group, chain=2)
+            _rate(group, "block", rows, groups=16, max_k=96 * group)
             for group in (3, 4)
             for rows in (1, 4)
         ),

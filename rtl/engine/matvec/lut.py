@@ -41,7 +41,6 @@ class Core(Socket):
             max_k=engine.longest // engine.lanes * cls.GROUP * groups,
             act_width=CODE,
             stage=engine.stage,
-            chain=2,
         )
 
     @classmethod

@@ -56,7 +56,7 @@ def results(config: "TypeConvertConfig", outputs: Streams) -> NDArray[Any]:
 
 def stimulus(config: "TypeConvertConfig", rng: np.random.Generator, transfers_: int) -> Streams:
     """Numbers of all sizes: extremes, ties, specials; restarts inside of operands."""
-    count = -(-transfers_ // config.rows_in) + 1
+    count = -(-transfers_ * 9 // (8 * config.rows_in)) + 2  # some are cut off below
     shape = (count, config.cols)
     if config.to == "float":
         given = transfers(config, integers(config, rng, shape))

@@ -324,13 +324,13 @@ FAULTS: dict[str, tuple[str, Any, str, str]] = {
     "restarts a plane late": ("tiny", rtl, "run.opens[0]", "run.opens[1]"),
     "ones of every plane": ("tiny", rtl, "Mux(fresh, term, 0)", "term"),
     "address not complemented": (
-        "operand",
+        "made",
         rtl,
         "address ^ sign.replicate",
         "address ^ 0 & sign.replicate",
     ),
     "operand of every plane": (
-        "operand",
+        "made",
         _lookup,
         "Mux(self.opens, self.start, acc)",
         "self.start",
@@ -378,5 +378,5 @@ def broken(fault: str) -> Design:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_inside_is_seen(fault: str) -> None:
-    outcome = simulate(broken(fault), transfers=600, modes=["free"], simulator="icarus")
+    outcome = simulate(broken(fault), transfers=400, modes=["free"], simulator="icarus")
     assert list(outcome.complaints())

@@ -38,8 +38,8 @@ def _rate(weights: str, bits: int, activations: str, n: int, k: int = 4, groups:
 
 @dataclass(frozen=True, kw_only=True)
 class LutTensorCoreConfig(Config):
-    m: int = param(2, "rows of activations of a tile", ge=1, le=16)
-    n: int = param(64, "columns of weights of a tile, which share the tables", ge=1, le=256)
+    m: int = param(1, "rows of activations of a tile", ge=1, le=16)
+    n: int = param(16, "columns of weights of a tile, which share the tables", ge=1, le=256)
     k: int = param(4, "activations of one table", ge=2, le=6)
     groups: int = param(1, "tables of a row, whose entries are added in the same cycle", ge=1, le=8)
     activations: str = param("int8", "what tables are sums of", choices=("int8", "fp16"))
@@ -62,6 +62,7 @@ class LutTensorCoreConfig(Config):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
         "tiny": {
+            "m": 2,
             "n": 3,
             "k": 3,
             "groups": 2,
@@ -71,18 +72,21 @@ class LutTensorCoreConfig(Config):
             "table_beats": 2,
             "stages": 3,
         },
-        "made": {"m": 1, "n": 4, "k": 2, "groups": 4, "table_width": 9, "precompute": True},
-        "operand": {
-            "m": 1,
+        "made": {
             "n": 4,
+            "k": 2,
+            "groups": 4,
+            "table_width": 9,
             "max_bits": 2,
             "max_k": 64,
             "sign_bit": "lsb",
             "remap": "inline",
+            "precompute": True,
             "operand": True,
             "stages": 1,
         },
-        "float": {"m": 1, "n": 4, "activations": "fp16", "operand": True},
+        "float": {"n": 4, "activations": "fp16", "operand": True},
+        "wide": {"m": 2, "n": 64},
     }
     papers: ClassVar[tuple[str, ...]] = ("LUT Tensor Core, arXiv 2408.06003",)
 

@@ -13,11 +13,13 @@ class Run(NamedTuple):
     """What travels beside a transfer's data; index ``n`` is ``n + 1`` registers behind the input.
 
     ``enable`` moves all registers; ``opens``: the transfer begins a run; ``moves``: there is one.
+    ``begins`` is ``opens`` at the input itself.
     """
 
     enable: Signal
     opens: list[Signal]
     moves: list[Signal]
+    begins: Any
 
 
 def run_pipeline(m: Module, i: Any, o: Any, latency: int, ends: Any = 1) -> Run:
@@ -40,9 +42,10 @@ def run_pipeline(m: Module, i: Any, o: Any, latency: int, ends: Any = 1) -> Run:
         pipeline.o_ready.eq(o.ready),
         o.valid.eq(pipeline.o_valid),
     ]
+    begins = i.p.first | ~inside
     with m.If(i.valid & i.ready):
         m.d.sync += inside.eq(~i.p.last)
     with m.If(enable):
-        m.d.sync += [opens[0].eq(i.p.first | ~inside), moves[0].eq(i.valid & ends)]
+        m.d.sync += [opens[0].eq(begins), moves[0].eq(i.valid & ends)]
         m.d.sync += [late.eq(early) for row in (opens, moves) for early, late in pairwise(row)]
-    return Run(enable, opens, moves)
+    return Run(enable, opens, moves, begins)

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One processing element of a table-lookup array: tables in, the accumulator of one output."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from .._add_select import AddSelect, AddSelectConfig, accumulated, add_carry
+from .._once import place
+from .._pipeline import held
+from ..config import Config, param
+from ..formats._float_add import FloatAdd, FloatAddConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookupConfig(Config):
+    address: int = param(3, "bits of an address of a table", ge=1)
+    groups: int = param(1, "tables of which one entry each is added", ge=1)
+    signs: bool = param(True, "an entry is negated by a bit of its own")
+    entry_width: int = param(10, "bits of an entry", ge=2)
+    acc_width: int = param(22, "bits of the accumulator", ge=2)
+    floats: bool = param(False, "entries and accumulator are fp16")
+    registered: bool = param(False, "a register between lookup and accumulator")
+    operand: bool = param(False, "a run begins with an operand, not with zero")
+
+    def faults(self) -> Iterator[str]:
+        if self.floats and self.groups > 1:
+            yield f"groups must be 1 with floats, not {self.groups}"
+
+    @property
+    def term_width(self) -> int:
+        """Bits of the sum of all entries, less one pending for each of them but the last."""
+        return self.entry_width + ceil_log2(self.groups)
+
+
+class Lookup(wiring.Component):
+    """``acc`` gains one entry of each table, negated where its ``sign`` is set.
+
+    With ``moves`` it takes ``opens ? start : acc`` plus the entries; ``start`` is zero without
+    ``operand``.  With ``registered`` the entries are looked up while ``enable`` is high, and
+    ``opens``, ``moves`` and ``start`` belong to the entries of the register.  Tables are plain
+    bits, entry 0 of table 0 lowest.
+    """
+
+    table: Signal
+    address: Signal
+    sign: Signal
+    enable: Signal
+    opens: Signal
+    moves: Signal
+    start: Signal
+    acc: Signal
+
+    def __init__(self, config: LookupConfig):
+        self.config = config
+        super().__init__({
+            "table": In((config.groups << config.address) * config.entry_width),
+            "address": In(config.groups * config.address),
+            **({"sign": In(config.groups)} if config.signs else {}),
+            "enable": In(1),
+            "opens": In(1),
+            "moves": In(1),
+            **({"start": In(config.acc_width)} if config.operand else {}),
+            "acc": Out(config.acc_width),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        signs = list(self.sign) if config.signs else [0] * config.groups
+        entries = []
+        for group, sign in enumerate(signs):
+            size = config.entry_width << config.address
+            rows = self.table.word_select(group, size)
+            address = self.address.word_select(group, config.address)
+            entry = Signal(config.entry_width, name=f"entry_{group}")
+            words = [rows.word_select(n, config.entry_width) for n in range(1 << config.address)]
+            m.d.comb += entry.eq(chosen(words, address))
+            entries.append((entry, sign))
+        if config.floats:
+            self._float(m, platform, *entries[0])
+        else:
+            self._integer(m, platform, entries)
+        return m
+
+    def _integer(self, m: Module, platform, entries: Sequence[tuple[Any, Any]]) -> None:
+        """The entries in one chain: each negation's carry enters where the next entry is added."""
+        config = self.config
+        (entry, pending), *others = entries
+        total = (entry ^ _all(pending, len(entry))).as_signed()
+        for number, (entry, sign) in enumerate(others, 1):
+            add = place(
+                m,
+                platform,
+                f"add_{number}",
+                AddSelect(AddSelectConfig(width=config.entry_width + ceil_log2(number))),
+                a=total,
+                b=entry.as_signed(),
+                enable=1,
+                invert=sign,
+                carry=pending,
+            )
+            total, pending = add.y, sign
+        total = total[: config.term_width].as_signed()
+        if config.registered:
+            total = held(m, self.enable, total, "term")
+            if config.signs:
+                pending = held(m, self.enable, pending, "pending")
+        if config.operand:
+            acc = Signal(config.acc_width, reset_less=True, name="sum")
+            before = Mux(self.opens, self.start, acc).as_signed()
+            with m.If(self.moves):
+                m.d.sync += acc.eq(add_carry(before, total, pending))
+        else:
+            acc = accumulated(
+                m, platform, config.acc_width, total, pending, self.opens, self.moves
+            )
+        m.d.comb += self.acc.eq(acc)
+
+    def _float(self, m: Module, platform, entry, sign) -> None:
+        term = Cat(entry[:-1], entry[-1] ^ sign)
+        if self.config.registered:
+            term = held(m, self.enable, term, "term")
+        acc = Signal(self.config.acc_width, reset_less=True, name="sum")
+        start = self.start if self.config.operand else 0
+        add = FloatAdd(FloatAddConfig())
+        before = Mux(self.opens, start, acc)
+        place(m, platform, "add", add, a=before, b=term, enable=1)
+        with m.If(self.moves):
+            m.d.sync += acc.eq(add.y)
+        m.d.comb += self.acc.eq(acc)
+
+
+def chosen(words: Sequence[Any], address: Value) -> Any:
+    """The word of an address, by a tree of multiplexers, lowest address bit first."""
+    for bit in address:
+        words = [Mux(bit, odd, even) for even, odd in zip(words[::2], words[1::2], strict=True)]
+    return words[0]
+
+
+def _all(bit: Any, width: int) -> Any:
+    return Value.cast(bit).replicate(width) if isinstance(bit, Value) else 0

@@ -14,6 +14,9 @@ from ._decode import name_faults
 from ._formats import FloatFormat, Special, format_named
 from ._shift import late, leading_zeros, shifted_right
 
+SINGLE = FloatFormat("fp32", 8, 23, 127, Special.IEEE)
+"""Float32, which is no format of elements."""
+
 BELOW = 3
 """Bits below the last place: two, and one for all that is under them.
 
@@ -24,10 +27,12 @@ one place apart, and nothing had been shifted out.
 
 @dataclass(frozen=True, kw_only=True)
 class FloatAddConfig(Config):
-    format: str = param("fp16", "name of the format, one with infinities")
+    format: str = param("fp16", "name of the format, one with infinities, or fp32")
     stages: int = param(0, "registers: behind the addition, the alignment, the shifter", ge=0, le=3)
 
     def faults(self) -> Iterator[str]:
+        if self.format == SINGLE.name:
+            return
         wrong = list(name_faults(self.format))
         yield from wrong
         if not wrong and getattr(format_named(self.format), "special", None) is not Special.IEEE:
@@ -35,7 +40,7 @@ class FloatAddConfig(Config):
 
     @property
     def of_format(self) -> FloatFormat:
-        found = format_named(self.format)
+        found = SINGLE if self.format == SINGLE.name else format_named(self.format)
         assert isinstance(found, FloatFormat)
         return found
 

@@ -117,9 +117,7 @@ class Lookup(wiring.Component):
             with m.If(self.moves):
                 m.d.sync += acc.eq(add_carry(before, total, pending))
         else:
-            acc = accumulated(
-                m, platform, config.acc_width, total, pending, self.opens, self.moves
-            )
+            acc = accumulated(m, platform, config.acc_width, total, pending, self.opens, self.moves)
         m.d.comb += self.acc.eq(acc)
 
     def _float(self, m: Module, platform, entry, sign) -> None:

@@ -28,7 +28,9 @@ one place apart, and nothing had been shifted out.
 @dataclass(frozen=True, kw_only=True)
 class FloatAddConfig(Config):
     format: str = param("fp16", "name of the format, one with infinities, or fp32")
-    stages: int = param(0, "registers: behind the addition, the alignment, the shifter", ge=0, le=3)
+    stages: int = param(
+        0, "registers: behind addition, alignment, shifter, comparison, zeros", ge=0, le=5
+    )
 
     def faults(self) -> Iterator[str]:
         if self.format == SINGLE.name:
@@ -101,16 +103,19 @@ class FloatAdd(wiring.Component):
         m.d.comb += distance.eq(top - small_top)
         special = large[mantissa:].all()
         nan = special & (large[:mantissa].any() | (differ & small[mantissa:].all()))
-        aligned, lost = self._aligned(m, Cat(small[:mantissa], small_normal), distance)
         parts = {
             "large": Cat(large[:mantissa], large_normal),
-            "aligned": Cat(lost, aligned),
+            "small": Cat(small[:mantissa], small_normal),
+            "distance": distance,
             "top": top,
             "sign": sign,
             "differ": differ,
             "special": special,
             "nan": nan,
         }
+        parts = self._late(m, "compared", stages >= 4, parts)
+        aligned, lost = self._aligned(m, parts.pop("small"), parts.pop("distance"))
+        parts = {**parts, "aligned": Cat(lost, aligned)}
         parts = self._late(m, "aligned", stages >= 2, parts)
 
         differ, width = parts["differ"], mantissa + 1 + BELOW
@@ -127,7 +132,10 @@ class FloatAdd(wiring.Component):
         m.d.comb += limit.eq(Cat(top == width - at for at in range(width + 1)))
         m.d.comb += bounded.eq(total | limit)
         zeros, _ = leading_zeros(m, "zeros", bounded)
-        exact = total.any()
+        counted = {name: parts[name] for name in ("sign", "differ", "special", "nan")}
+        counted.update(total=total, top=top, zeros=zeros, exact=total.any())
+        parts = self._late(m, "counted", stages >= 5, counted)
+        total, top, zeros, exact = (parts[name] for name in ("total", "top", "zeros", "exact"))
         shifted = Signal(width + 1)
         m.d.comb += shifted.eq(total << zeros)
         field = Signal(format_.exponent)

@@ -16,7 +16,7 @@ from .._pipeline import delayed, held
 from .._streams import bits_for
 from ..config import Config, param
 from ..formats._float_add import FloatAdd, FloatAddConfig
-from ..formats._shift import normalised
+from ..formats._shift import leading_zeros
 from ..mac._booth import BoothProduct, BoothProductConfig
 
 SCALES = ("fp16", "fixed", "pow2")
@@ -73,17 +73,22 @@ class ScaleSumConfig(Config):
     @property
     def add(self) -> FloatAddConfig:
         """Adds in float32."""
-        return FloatAddConfig(format="fp32", stages=3 if self.stage else 0)
+        return FloatAddConfig(format="fp32", stages=5 if self.stage else 0)
 
     @property
     def beats(self) -> int:
         """Cycles from one addition to a sum to the next that may follow."""
-        return 1 + self.add.latency if self.scale == "fp16" else 1
+        return 1 + self.reads + self.add.latency if self.scale == "fp16" else 1
+
+    @property
+    def reads(self) -> int:
+        """Registers from the memory of sums to the addition."""
+        return int(self.scale == "fp16" and self.stage > 0)
 
     @property
     def round_latency(self) -> int:
         """Registers from a product to the float32 that it is rounded to."""
-        return 3 if self.scale == "fp16" and self.stage else 0
+        return 4 if self.scale == "fp16" and self.stage else 0
 
     @property
     def latency(self) -> int:
@@ -153,10 +158,14 @@ class ScaleSum(wiring.Component):
         opens = late["opens"][before - 1]
         match config.scale:
             case "fp16":
-                total = self._float(m, platform, value, scale, Mux(opens, 0, so_far))
+                if config.reads:
+                    so_far = held(m, self.enable, so_far, "so_far", zero=opens)
+                else:
+                    so_far = Mux(opens, 0, so_far)
+                total = self._float(m, platform, value, scale, so_far)
             case "fixed":
                 term = self._multiplied(m, platform, value, scale.as_signed())
-                total = self._added(m, platform, term, so_far, ~opens, 1, 0, 0)
+                total = self._added(m, platform, term, so_far, ~opens, Const(0, 1))
             case _:
                 power, negative, some = (
                     scale[: config.shift_width],
@@ -167,9 +176,9 @@ class ScaleSum(wiring.Component):
                 shifted = Signal(wide)
                 m.d.comb += shifted.eq(value << power)
                 negate = held(m, self.enable, some & negative, "negate")
-                term = held(m, self.enable, shifted, "term", zero=~some)
+                term = held(m, self.enable, shifted, "term", ~some)
                 term = select(term, Const(1, 1), negate)
-                total = self._added(m, platform, term, so_far, ~opens, 1, 0, negate)
+                total = self._added(m, platform, term, so_far, ~opens, negate)
         m.d.comb += [
             write.data.eq(total),
             self.sum.eq(held(m, self.enable, total, "sum")),
@@ -184,7 +193,10 @@ class ScaleSum(wiring.Component):
         m.d.comb += wide.eq(factor)
         return place(m, platform, "multiplier", part, a=value, b=wide, enable=self.enable).y
 
-    def _added(self, m, platform, term, so_far, enable, _one, invert, carry) -> Any:
+    def _added(
+        self, m: Module, platform: Any, term: Any, so_far: Any, enable: Any, carry: Any
+    ) -> Any:
+        """``term + carry``, and what there is so far with ``enable``."""
         width = self.config.sum_width
         add = place(
             m,
@@ -194,7 +206,7 @@ class ScaleSum(wiring.Component):
             a=term,
             b=so_far.as_signed(),
             enable=enable,
-            invert=invert,
+            invert=0,
             carry=carry,
         )
         return add.y[:width]
@@ -207,7 +219,7 @@ class ScaleSum(wiring.Component):
         product = self._multiplied(m, platform, value, factor)
         # Subnormals have the exponent of the smallest normal numbers.
         beside = Cat(field[0] | ~field.any(), field[1:], scale[-1])
-        beside = delayed(m, self.enable, beside, "beside", config.product_latency)[-1]
+        beside = [beside, *delayed(m, self.enable, beside, "beside", config.product_latency)][-1]
 
         def kept(name: str, value: Any) -> Any:
             return held(m, self.enable, value, name) if late else value
@@ -218,12 +230,13 @@ class ScaleSum(wiring.Component):
         sign = kept("sign", negative ^ beside[-1])
 
         # The leading one goes to the top; a product of the least unit is far from subnormal.
-        some = size.any()
-        size, zeros = normalised(m, "product", size)
+        zeros, none = leading_zeros(m, "zeros", size)
+        size, zeros, none = kept("sized", size), kept("zeros", zeros), kept("none", none)
+        exponent, sign = kept("exponent_sized", exponent), kept("sign_sized", sign)
         offset = SINGLE_BIAS - BIAS - MANTISSA + len(size) - 1
-        top = (exponent + offset - zeros)[:8]
-        size, sign = kept("normal", size), kept("normal_sign", sign)
-        top, some = kept("top", top), kept("some", some)
+        top = kept("top", (exponent + offset - zeros)[:8])
+        size = kept("normal", (size << zeros)[: len(size)])
+        sign, none = kept("normal_sign", sign), kept("normal_none", none)
 
         # The mantissa carries into the exponent.
         spare = Const(0, max(SINGLE - len(size), 0))
@@ -233,7 +246,9 @@ class ScaleSum(wiring.Component):
         if below:
             up = size[below - 1] & (size[below] | size[: below - 1].any())
         code = (Cat(size[below:-1], top) + up)[:31]
-        code = kept("rounded", Cat(code & some.replicate(31), sign))
+        code = kept("rounded", Cat(code & ~none.replicate(31), sign))
+        if config.reads:
+            code = held(m, self.enable, code, "term")
         return place(
             m, platform, "add", FloatAdd(config.add), a=so_far, b=code, enable=self.enable
         ).y

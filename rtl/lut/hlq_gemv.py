@@ -3,10 +3,10 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from operator import add
+from operator import add, or_
 from typing import Any, ClassVar
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -48,7 +48,7 @@ class HlqGemvConfig(Config):
             **{"scale": "fixed", "scale_width": 6},
         },
         "wide": {
-            **{"planes": 3, "group": 64, "rows": 8, "tables": 2, "max_k": 1024, "sharing": 4},
+            **{"planes": 3, "group": 64, "rows": 14, "tables": 2, "max_k": 1024, "sharing": 7},
             **{"convention": "bits", "product": "rows"},
         },
         "uniform": {
@@ -474,6 +474,7 @@ class _Products(wiring.Component):
         m.submodules.pipeline = pipeline = Pipeline(scaled.latency)
         term = Signal(range(config.planes + 1))
         slot = Signal(bits_for(config.sharing))
+        turns = Signal(config.sharing, init=1)  # the slot's bit, which is cheaper to choose with
         offset, some, goes, last_slot, results = (
             Signal(name=name) for name in ("offset", "some", "goes", "last_slot", "results")
         )
@@ -489,7 +490,7 @@ class _Products(wiring.Component):
             self.o.valid.eq(pipeline.o_valid),
         ]
         with m.If(goes & pipeline.enable):
-            m.d.sync += slot.eq(slot + 1)
+            m.d.sync += [slot.eq(slot + 1), turns.eq(turns.rotate_left(1))]
             with m.If(last_slot):
                 m.d.sync += [slot.eq(0), term.eq(Mux(term == config.planes, 0, term + 1))]
                 with m.If(offset):
@@ -501,12 +502,19 @@ class _Products(wiring.Component):
         m.d.comb += self.o.p.last.eq(ends)
         for number in range(config.multipliers):
             own = [planes.sums[number * config.sharing + n] for n in range(config.sharing)]
+            own = reduce_tree(
+                or_,
+                [
+                    sums & turn.replicate(config.value_width)
+                    for sums, turn in zip(own, turns, strict=True)
+                ],
+            ).as_signed()
             part = place(
                 m,
                 platform,
                 f"scale_{number}",
                 ScaleSum(scaled),
-                value=Mux(offset, total.total, Array(own)[slot]),
+                value=Mux(offset, total.total, own),
                 scale=self.scales_i.p.scales[number],
                 slot=slot,
                 opens=offset & total.first,

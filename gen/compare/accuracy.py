@@ -7,6 +7,7 @@ that are ternary are those of the small model that was trained so, on the same t
 """
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,7 @@ from ...sim.engine.generate import generate
 from ...sim.engine.reference import Reference
 from ...sim.formats.blocks import dequantise, quantise
 from ...sim.formats.codec import decode, encode, largest
-from ..checkpoints.quantise import block_format, matrix, nearest, values
+from ..checkpoints.quantise import GROUP, block_format, matrix, nearest, values
 from ..model import packed
 from ..model.evaluate import Windows, loss
 from ..model.generate import shipped
@@ -125,7 +126,10 @@ def _blocks(name: str, x: Floats) -> Floats:
 def bits_per_weight(name: str) -> float:
     """Storage of a weight, with what a block's scale adds."""
     if name == "fdb":
-        return 2 + 2 * 8 / 64
+        return 2 + 2 * 8 / GROUP
+    if found := re.fullmatch("hlq([1-4])", name):
+        bits = int(found[1])
+        return bits + (bits + 1) * 8 / GROUP
     try:
         return block_format_named(name).bits_per_element
     except FormatError:

@@ -78,11 +78,11 @@ class ScaleSumConfig(Config):
     @property
     def beats(self) -> int:
         """Cycles from one addition to a sum to the next that may follow."""
-        return 1 + self.reads + self.add.latency if self.scale == "fp16" else 1
+        return 1 + 2 * self.beside + self.add.latency if self.scale == "fp16" else 1
 
     @property
-    def reads(self) -> int:
-        """Registers from the memory of sums to the addition."""
+    def beside(self) -> int:
+        """Registers behind the memory of sums, and as many before it."""
         return int(self.scale == "fp16" and self.stage > 0)
 
     @property
@@ -93,7 +93,7 @@ class ScaleSumConfig(Config):
     @property
     def latency(self) -> int:
         """Registers from a value to its sum."""
-        return 1 + self.product_latency + self.round_latency + self.beats
+        return 1 + self.product_latency + self.round_latency + self.beats - self.beside
 
 
 class ScaleSum(wiring.Component):
@@ -139,7 +139,7 @@ class ScaleSum(wiring.Component):
         config = self.config
         value = held(m, self.enable, self.value, "value")
         scale = held(m, self.enable, self.scale, "scale")
-        before = config.latency - config.beats
+        before = config.latency - config.beats + config.beside
         late = {
             name: delayed(m, self.enable, getattr(self, name), name, config.latency)
             for name in ("slot", "opens", "moves")
@@ -152,13 +152,13 @@ class ScaleSum(wiring.Component):
         m.d.comb += [
             read.addr.eq(late["slot"][before - 1]),
             so_far.eq(read.data),
-            write.addr.eq(late["slot"][-2]),
-            write.en.eq(self.enable & late["moves"][-2]),
+            write.addr.eq(late["slot"][config.beside - 2]),
+            write.en.eq(self.enable & late["moves"][config.beside - 2]),
         ]
         opens = late["opens"][before - 1]
         match config.scale:
             case "fp16":
-                if config.reads:
+                if config.beside:
                     so_far = held(m, self.enable, so_far, "so_far", zero=opens)
                 else:
                     so_far = Mux(opens, 0, so_far)
@@ -179,10 +179,8 @@ class ScaleSum(wiring.Component):
                 term = held(m, self.enable, shifted, "term", ~some)
                 term = select(term, Const(1, 1), negate)
                 total = self._added(m, platform, term, so_far, ~opens, negate)
-        m.d.comb += [
-            write.data.eq(total),
-            self.sum.eq(held(m, self.enable, total, "sum")),
-        ]
+        m.d.comb += self.sum.eq(held(m, self.enable, total, "sum"))
+        m.d.comb += write.data.eq(self.sum if config.beside else total)
         return m
 
     def _multiplied(self, m: Module, platform: Any, value: Any, factor: Any) -> Any:
@@ -247,7 +245,7 @@ class ScaleSum(wiring.Component):
             up = size[below - 1] & (size[below] | size[: below - 1].any())
         code = (Cat(size[below:-1], top) + up)[:31]
         code = kept("rounded", Cat(code & ~none.replicate(31), sign))
-        if config.reads:
+        if config.beside:
             code = held(m, self.enable, code, "term")
         return place(
             m, platform, "add", FloatAdd(config.add), a=so_far, b=code, enable=self.enable

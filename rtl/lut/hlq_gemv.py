@@ -48,7 +48,7 @@ class HlqGemvConfig(Config):
             **{"scale": "fixed", "scale_width": 6},
         },
         "wide": {
-            **{"planes": 3, "group": 64, "rows": 14, "tables": 2, "max_k": 1024, "sharing": 7},
+            **{"planes": 3, "group": 64, "rows": 16, "tables": 2, "max_k": 1024, "sharing": 8},
             **{"convention": "bits", "product": "rows"},
         },
         "uniform": {

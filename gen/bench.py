@@ -24,6 +24,7 @@ import numpy as np
 from ..rtl.errors import AtriplexError, ToolFailed
 from . import blocks
 from .arrays import sharing
+from .compare.accuracy import planes
 from .compare.costs import multipliers
 from .describe import markdown
 from .selection import selection
@@ -355,6 +356,7 @@ SECTIONS: dict[str, Callable[..., Iterator[Row]]] = {
         selection,
         simd,
         multipliers,
+        planes,
         speed,
         growth,
         models,

@@ -216,12 +216,11 @@ def hierarchical(
     made = hlq.fit(matrix, bits, group, rounds)
     rows, columns = matrix.shape
     scale = _factor_scale(np.concatenate((made.scales, made.offsets[None])), top)
-    factors, offsets = (
-        np.rint(each / scale).astype(np.int16) for each in (made.scales, made.offsets)
-    )
+    factors, offsets = np.rint(made.scales / scale), np.rint(made.offsets / scale)
     given = grouped(matrix.astype(np.float64), group, "edge")
     codes = hlq.nearest(given, factors * scale, offsets * scale).reshape(rows, -1)[:, :columns]
-    planes = codes[:, None] >> np.arange(bits, dtype=np.uint8)[:, None] & 1
+    planes = (codes[:, None] >> np.arange(bits)[:, None] & 1).astype(np.uint8)
+    factors, offsets = factors.astype(np.int16), offsets.astype(np.int16)
     return Planes(planes, factors.swapaxes(0, 1), scale, group, offsets)
 
 

@@ -7,8 +7,9 @@ that are ternary are those of the small model that was trained so, on the same t
 """
 
 import functools
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,14 +25,16 @@ from ...rtl.formats._formats import (
 )
 from ...sim.engine.generate import generate
 from ...sim.engine.reference import Reference
+from ...sim.formats import hlq
 from ...sim.formats.blocks import dequantise, quantise
 from ...sim.formats.codec import decode, encode, largest
-from ..checkpoints.quantise import GROUP, block_format, matrix, nearest, values
+from ..checkpoints.quantise import GROUP, block_format, hierarchical, matrix, nearest, values
 from ..model import packed
 from ..model.evaluate import Windows, loss
 from ..model.generate import shipped
 
 Floats = NDArray[np.float32]
+Rounding = Callable[[Any], Floats]
 TEXTS = 16
 FLOATS = "float32"
 
@@ -40,8 +43,15 @@ def perplexity(weights: str, activations: str) -> float:
     """Of the texts, with both rounded to these formats; ``float32`` rounds nothing."""
     trained = weights == "ternary"
     model = packed.load(shipped("storybook-small" if trained else TWIN)).model
-    rounds = functools.partial(rounded_activations, activations)
-    return float(np.exp(loss(_Rounded(model, weights, rounds), texts())))
+    return _perplexity(
+        model,
+        functools.partial(rounded_weights, weights),
+        functools.partial(rounded_activations, activations),
+    )
+
+
+def _perplexity(model: Any, weights: Rounding, activations: Rounding) -> float:
+    return float(np.exp(loss(_Rounded(model, weights, activations), texts())))
 
 
 TWIN = "storybook-small-float"
@@ -51,7 +61,7 @@ TWIN = "storybook-small-float"
 def texts() -> Windows:
     """Inputs and targets: texts that the float model writes."""
     file = packed.load(shipped(TWIN))
-    model = _Rounded(file.model, FLOATS, lambda x: x)
+    model = _Rounded(file.model, values, lambda x: x)
     length = file.model.config.context
     written = [
         np.array([0, *generate(model, [0], length, temperature=1.0, seed=seed)])
@@ -63,14 +73,14 @@ def texts() -> Windows:
 class _Rounded(Reference):
     """The reference in float32, with rounded weights and inputs of projections."""
 
-    def __init__(self, model: Any, weights: str, rounds: Callable[[Floats], Floats]):
+    def __init__(self, model: Any, weights: Rounding, rounds: Rounding):
         super().__init__(model, quantise=False)
-        self.format, self.rounds = weights, rounds
+        self.weights, self.rounds = weights, rounds
 
     def _project(self, x: Floats, weight: Any) -> Floats:
         made = self._weights.get(id(weight))
         if made is None:
-            made = self._weights[id(weight)] = rounded_weights(self.format, weight).T
+            made = self._weights[id(weight)] = self.weights(weight).T
         return self.rounds(x) @ made
 
 
@@ -121,6 +131,46 @@ def _scaled(format_: Any, x: Floats, scale: NDArray[np.float64]) -> Floats:
 def _blocks(name: str, x: Floats) -> Floats:
     format_ = block_format(name)
     return dequantise(format_, quantise(format_, x), x.shape[-1]).astype(np.float32)
+
+
+def planes() -> Iterator[dict[str, Any]]:
+    """Hierarchical linear quantisation of the shipped float model against evenly spaced levels.
+
+    Perplexity with projections of 2 and 3 bits in groups, activations as they are.  Scales and
+    offsets are float16, in the last columns integers of 8 bits, as in the engine.
+    """
+    model = packed.load(shipped(TWIN)).model
+    floats = _perplexity(model, values, lambda x: x)
+
+    def of(rounded: Callable[[Floats], Floats]) -> float:
+        """With every projection that is not quantised already rounded so."""
+        return _perplexity(
+            model,
+            lambda weight: rounded(weight) if isinstance(weight, np.ndarray) else values(weight),
+            lambda x: x,
+        )
+
+    for bits, group in itertools.product((2, 3), (32, 64, 128)):
+        even = of(functools.partial(_levels, bits=bits, group=group, rounds=0))
+        fitted = of(functools.partial(_levels, bits=bits, group=group, rounds=10))
+        integers = of(lambda weight, b=bits, g=group: values(hierarchical(weight, b, g)))
+        yield {
+            "bits": bits,
+            "group": group,
+            "float32": f"{floats:.2f}",
+            "even levels": f"{even:.2f}",
+            "HLQ": f"{fitted:.2f}",
+            "HLQ to even levels": f"{100 * (fitted / even - 1):+.1f} %",
+            "HLQ, 8-bit factors": f"{integers:.2f}",
+            "what 8 bits cost": f"{100 * (integers / fitted - 1):+.1f} %",
+            "bits per weight": bits + 16 * (bits + 1) / group,
+            "with 8-bit factors": bits + 8 * (bits + 1) / group,
+        }
+
+
+def _levels(weight: Floats, bits: int, group: int, rounds: int) -> Floats:
+    made = hlq.fit(weight, bits, group, rounds).values()
+    return made.reshape(len(weight), -1)[:, : weight.shape[1]].astype(np.float32)
 
 
 def bits_per_weight(name: str) -> float:

@@ -162,7 +162,7 @@ class HlqGemvConfig(Config):
     @property
     def lookup_latency(self) -> int:
         """Registers from a transfer of weights to its sums."""
-        return 1 + self.lookup.latency
+        return 1 + (self.stage > 0) + self.lookup.latency
 
     @property
     def latency(self) -> int:
@@ -380,15 +380,19 @@ class _Lookups(wiring.Component):
         read = totals.read_port()
         m.d.comb += [read.addr.eq(Cat(group, bank)), read.en.eq(enable)]
         bits = held(m, enable, self.weights_i.p.bits.as_value(), "bits")
+        acts, before = vectors.acts, lookup.before
+        if config.stage:  # block RAM is slow to read
+            acts, bits = held(m, enable, acts, "acts_read"), held(m, enable, bits, "bits_read")
+            before += 1
         lookups = place(
             m,
             platform,
             "lookup",
             BitLookup(lookup),
-            acts=vectors.acts,
+            acts=acts,
             bits=bits,
-            opens=steps[lookup.before].opens,
-            moves=there[lookup.before],
+            opens=steps[before].opens,
+            moves=there[before],
             enable=enable,
         )
 

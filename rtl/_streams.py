@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.hdl import Array, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -160,6 +160,42 @@ class Widen(wiring.Component):
                     m.d.sync += [x[lane].eq(self.i.p.x[index]) for index, lane in enumerate(lanes)]
                 with m.Elif(count == 0):
                     m.d.sync += [x[lane].eq(0) for lane in lanes]
+        return m
+
+
+class Parts(wiring.Component):
+    """Cuts each row of ``many`` elements into ``count`` rows of ``few``, element 0 first.
+
+    What a row has no elements for is zero.  The row is taken with its last part; no register.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self, element: Any, many: int, few: int, count: int):
+        self.count = count
+        super().__init__({
+            "i": In(stream.Signature(rows_layout(element, many))),
+            "o": Out(stream.Signature(rows_layout(element, few))),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        part = Signal(range(max(self.count, 2)))
+        final = Signal()
+        width = len(self.o.p.x.as_value())
+        x = self.i.p.x.as_value()
+        parts = [x[at * width :][:width] for at in range(self.count)]
+        m.d.comb += [
+            final.eq(part == self.count - 1),
+            self.o.valid.eq(self.i.valid),
+            self.i.ready.eq(self.o.ready & final),
+            self.o.p.x.eq(Array(parts)[part]),
+            self.o.p.first.eq(self.i.p.first & (part == 0)),
+            self.o.p.last.eq(self.i.p.last & final),
+        ]
+        with m.If(self.o.valid & self.o.ready):
+            m.d.sync += part.eq(Mux(final, 0, part + 1))
         return m
 
 

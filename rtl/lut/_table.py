@@ -30,6 +30,7 @@ from amaranth.utils import ceil_log2
 
 from .._add_select import AddSelect, AddSelectConfig
 from .._once import place
+from .._streams import bits_for
 
 WEIGHTS = {"binary": (-1, 1), "bits": (0, 1), "ternary": (-1, 0, 1)}
 CODES = tuple(WEIGHTS)
@@ -197,13 +198,13 @@ def _kept(
 class Move(NamedTuple):
     """What one adder does in a cycle: the sum so far plus or minus an activation, or twice it.
 
-    ``act`` None adds nothing; ``index`` is that of the entry which is there then, None for none.
+    ``act`` None adds nothing; ``entry`` is the index of the entry that is there then, if any.
     """
 
     act: int | None
     subtract: bool
     double: bool
-    index: int | None
+    entry: int | None
 
 
 @cache
@@ -268,8 +269,8 @@ class Walk(wiring.Component):
     Members
     -------
     act, used, subtract, double : the move of this cycle; nothing is added unless ``used``.
-    begins, ends : it is the first, the last.
-    shows, index : the entry that is there after it, if any.
+    ends : it is the last.
+    shows, entry : the entry that is there after it, if any.
     """
 
     enable: Signal
@@ -277,62 +278,67 @@ class Walk(wiring.Component):
     used: Signal
     subtract: Signal
     double: Signal
-    begins: Signal
     ends: Signal
     shows: Signal
-    index: Signal
+    entry: Signal
 
     def __init__(self, group: int, code: str, half: bool):
-        self.moves = moves(group, code, half)
+        self.moves = made = moves(group, code, half)
+        self.columns = {
+            "act": [move.act or 0 for move in made],
+            "used": [move.act is not None for move in made],
+            "subtract": [move.subtract for move in made],
+            "double": [move.double for move in made],
+            "ends": [at == len(made) - 1 for at in range(len(made))],
+            "shows": [move.entry is not None for move in made],
+            "entry": [move.entry or 0 for move in made],
+        }
         super().__init__({
             "enable": In(1),
-            "act": Out(range(max(group, 2))),
-            "index": Out(range(max(size(group, code, half), 2))),
-            **{name: Out(1) for name in ("used", "subtract", "double", "begins", "ends", "shows")},
+            **{
+                name: Out(bits_for(max(values) + 1), init=int(values[0]))  # pyright: ignore  # no stub
+                for name, values in self.columns.items()
+            },
         })
 
     def elaborate(self, platform):
         m = Module()
-        step = Signal(range(max(len(self.moves), 2)))
-        columns = [
-            (self.act, [move.act or 0 for move in self.moves]),
-            (self.used, [move.act is not None for move in self.moves]),
-            (self.subtract, [move.subtract for move in self.moves]),
-            (self.double, [move.double for move in self.moves]),
-            (self.shows, [move.index is not None for move in self.moves]),
-            (self.index, [move.index or 0 for move in self.moves]),
-        ]
-        for signal, values in columns:
-            m.d.comb += signal.eq(Array(Const(int(v), len(signal)) for v in values)[step])
-        m.d.comb += [self.begins.eq(step == 0), self.ends.eq(step == len(self.moves) - 1)]
+        count = len(self.moves)
+        step = Signal(range(max(count, 2)))
         with m.If(self.enable):
             m.d.sync += step.eq(Mux(self.ends, 0, step + 1))
+            for name, values in self.columns.items():  # registers of the move to come
+                to_come = [
+                    Const(int(v), len(getattr(self, name))) for v in (*values[1:], values[0])
+                ]
+                m.d.sync += getattr(self, name).eq(Array(to_come)[step])
         return m
 
 
 def summed(
-    m: Module, platform: Any, walk: Walk, act: Any, width: int, enable: Any, name: str = ""
+    m: Module, platform: Any, move: Any, act: Any, width: int, enable: Any, double: Any = 0, name=""
 ) -> Any:
-    """The entry that is there after the move of ``walk`` with its activation ``act``.
+    """The entry that is there after a ``move``, as ``Walk`` gives it, with its activation ``act``.
 
     One adder; its sum starts at zero for every table.
     """
     total = Signal(signed(width), name=f"total{name}")
-    doubled = any(move.double for move in walk.moves)
+    if isinstance(double, Signal):
+        act = Mux(double, act << 1, act)
     add = place(
         m,
         platform,
         f"add{name}",
         AddSelect(AddSelectConfig(width=width)),
         a=total,
-        b=Mux(walk.double, act << 1, act) if doubled else act,
-        enable=walk.used,
-        invert=walk.subtract,
-        carry=walk.subtract,
+        b=act,
+        enable=move.used,
+        invert=move.subtract,
+        carry=move.subtract,
     )
     y = add.y[:width].as_signed()
     with m.If(enable):
         m.d.sync += total.eq(y)
-        with m.If(walk.ends):
+        with m.If(move.ends):
             m.d.sync += total.eq(0)
     return y

@@ -33,7 +33,7 @@ class TableBuilderConfig(Config):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
-        "tiny": {"group": 2, "code": "ternary", "act_width": 4},
+        "tiny": {"group": 2, "act_width": 4},
         "bits": {"code": "bits", "half": False, "stage": 1},
         "tl2": {"group": 3, "code": "ternary", "style": "serial"},
         "whole": {"group": 3, "half": False, "style": "serial"},
@@ -163,10 +163,12 @@ class TableBuilder(wiring.Component):
             self.i.ready.eq(enable & walk.ends),
             pipeline.i_valid.eq(self.i.valid & walk.shows),
         ]
-        entry = summed(m, platform, walk, Array(acts)[walk.act], config.entry_width, moves)
+        double = walk.double if config.code == "binary" else 0
+        act = Array(acts)[walk.act]
+        entry = summed(m, platform, walk, act, config.entry_width, moves, double)
         offered = self.o.p
         held = Signal.like(Cat(offered.entry, offered.index, offered.last), name="held")
         with m.If(enable):
-            m.d.sync += held.eq(Cat(entry, walk.index, walk.ends))
+            m.d.sync += held.eq(Cat(entry, walk.entry, walk.ends))
         m.d.comb += Cat(offered.entry, offered.index, offered.last).eq(held)
         return m

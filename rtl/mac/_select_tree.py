@@ -15,6 +15,7 @@ from amaranth.utils import ceil_log2
 
 from .._add_select import AddSelect, AddSelectConfig, add_carry, select
 from .._once import place
+from .._pipeline import delayed
 from ..config import Config, param
 
 SELECTS = ("fused", "invert", "mux", "unsigned")
@@ -22,7 +23,7 @@ SELECTS = ("fused", "invert", "mux", "unsigned")
 
 @dataclass(frozen=True, kw_only=True)
 class SelectTreeConfig(Config):
-    lanes: int = param(2, "leaves of the tree, a power of two", ge=2)
+    lanes: int = param(2, "leaves of the tree; with fused any number", ge=1)
     act_width: int = param(8, "bits of one signed activation", ge=2)
     stage: int = param(2, "adder levels between registers; 0 for none", ge=0)
     select: str = param("fused", "how a lane is negated", choices=SELECTS)
@@ -50,7 +51,7 @@ class SelectTreeConfig(Config):
 
     def registers(self, level: int) -> bool:
         """Whether there are registers behind a level of adders."""
-        return bool(self.stage) and level % self.stage == 0
+        return bool(self.stage and level) and level % self.stage == 0
 
     @property
     def sum_width(self) -> int:
@@ -139,15 +140,22 @@ class SelectTree(wiring.Component):
         return total, pending
 
     def _node(self, m: Module, platform):
-        half = SelectTreeConfig.of({**self.config.values(), "lanes": self.config.lanes // 2})
-        halves = []
-        for at, name in enumerate(("low", "high")):
-            tree = SelectTree(half)
-            acts = self.acts.word_select(at, len(tree.acts))
-            weights = self.weights.word_select(at, len(tree.weights))
+        config = self.config
+        few = config.lanes // 2
+        trees, start = [], 0
+        for name, lanes in (("low", config.lanes - few), ("high", few)):
+            tree = SelectTree(SelectTreeConfig.of({**config.values(), "lanes": lanes}))
+            acts = self.acts[start * config.act_width :][: len(tree.acts)]
+            weights = self.weights[2 * start :][: len(tree.weights)]
             place(m, platform, name, tree, acts=acts, weights=weights, enable=self.enable)
-            halves.append(tree)
-        low, high = halves
-        if self.config.select in ("mux", "unsigned"):
-            return low.sum + high.sum, 0
-        return add_carry(low.sum, high.sum, low.pending), high.pending
+            trees.append(tree)
+            start += lanes
+        low, high = trees
+        total, pending = high.sum, high.pending
+        wait = low.config.latency - high.config.latency  # of fewer lanes, fewer levels
+        if wait > 0:
+            total = delayed(m, self.enable, total, "high", wait)[-1]
+            pending = delayed(m, self.enable, pending, "high_pending", wait)[-1]
+        if config.select in ("mux", "unsigned"):
+            return low.sum + total, 0
+        return add_carry(low.sum, total, low.pending), pending

@@ -77,10 +77,19 @@ class Vectors(wiring.Component):
             self.last_tile.eq(self.tile == ends[reading]),
             self.load.eq(loads[reading]),
             read.addr.eq(Cat(self.tile, reading)),
-            read.en.eq(self.enable),
+            # Reads and writes are of other banks: said so, no logic is made for the case.
+            read.en.eq(self.enable & full[reading]),
             self.acts.eq(read.data),
         ]
         with m.If(self.release):
             m.d.sync += [full[reading].eq(0), reading.eq(~reading)]
 
         return m
+
+
+def walk_tiles(m: Module, tile: Signal, moves, first, last, last_tile) -> None:
+    """Drives ``tile`` through a vector's tiles, again for every group of rows, with ``moves``."""
+    count = Signal.like(tile)
+    m.d.comb += tile.eq(Mux(first, 0, count))
+    with m.If(moves):
+        m.d.sync += count.eq(Mux(last | last_tile, 0, tile + 1))

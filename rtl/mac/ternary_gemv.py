@@ -17,7 +17,7 @@ from .._once import place
 from .._pipeline import Pipeline
 from ..config import Config, param
 from ._select_tree import SelectTree, SelectTreeConfig
-from ._vectors import Vectors
+from ._vectors import Vectors, walk_tiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,15 +294,12 @@ class _Passes(wiring.Component):
         if config.resident:
             self._replay(m, first, last, offered)
 
-        count = Signal.like(self.tile)
+        m.d.comb += self.moves.eq(self.enable & self.vector_valid & offered)
+        walk_tiles(m, self.tile, self.moves, first, last, self.last_tile)
         m.d.comb += [
-            self.moves.eq(self.enable & self.vector_valid & offered),
-            self.tile.eq(Mux(first, 0, count)),
             self.completes.eq(self.moves & self.last_tile),
             self.ending.eq(self.moves & last),
         ]
-        with m.If(self.moves):
-            m.d.sync += count.eq(Mux(last | self.last_tile, 0, self.tile + 1))
 
         return m
 

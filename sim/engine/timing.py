@@ -177,7 +177,9 @@ class _Token:
     def _norm(self, arrives: int, rows: int, name: str) -> None:
         """A vector whose last row reaches the norm in that cycle, until its first word."""
         self.scaled = arrives + self.norm_scale
-        self._wait(arrives + self.norm_codes + rows - 1 + WIDEN_LATENCY + 1, name)
+        prepared = self.config.socket.preparation(self.config, rows * self.config.norm_lanes)
+        codes = arrives + self.norm_codes + rows - 1
+        self._wait(codes + WIDEN_LATENCY + prepared + 1, name)
 
     def _linear(self, rows: int, width: int | None = None) -> _Product:
         words = self._words(self.model.dim if width is None else width) * next(self.turns)

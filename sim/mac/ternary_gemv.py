@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Golden model, stimulus and cycle model of the ternary matrix-vector core."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._passes import bounds, joined, restarted, restarts, row_groups, runs
 from .._ternary import CODES, VALUES
-from ..types import Streams, Transfers
+from ..types import Streams
 
 if TYPE_CHECKING:
     from ...rtl.mac.ternary_gemv import TernaryGemvConfig
@@ -28,29 +28,21 @@ def product(config: "TernaryGemvConfig", acts: Array, trits: Array, load: bool =
     words = CODES[padded].reshape(rows, config.n_lanes, columns, config.k_lanes)
     vector = np.zeros(columns * config.k_lanes, np.int64)
     vector[: len(acts)] = acts
-    acts_i = {"acts": vector.reshape(columns, config.k_lanes), **_bounds(columns)}
+    acts_i = {"acts": vector.reshape(columns, config.k_lanes), **bounds(columns)}
     if config.resident:
         acts_i["load"] = np.full(columns, int(load))
     weights = words.transpose(0, 2, 1, 3).reshape(-1, config.n_lanes, config.k_lanes)
     count = rows * columns if load else 0
-    return {"acts_i": acts_i, "weights_i": {"weights": weights[:count], **_bounds(count)}}
-
-
-def joined(runs: list[Streams]) -> Streams:
-    """The transfers of several runs, one after another."""
-    return {
-        name: {field: np.concatenate([run[name][field] for run in runs]) for field in fields}
-        for name, fields in runs[0].items()
-    }
+    return {"acts_i": acts_i, "weights_i": {"weights": weights[:count], **bounds(count)}}
 
 
 def stimulus(config: "TernaryGemvConfig", rng: np.random.Generator, transfers: int) -> Streams:
     """Products of random shapes, with extremes, restarts on both streams, and replays."""
     low, high = -(1 << config.act_width - 1), (1 << config.act_width - 1) - 1
-    runs: list[Streams] = []
+    made: list[Streams] = []
     steps = tiles = rows = 0
     while steps < transfers:
-        corner = len(runs)
+        corner = len(made)
         keep = config.resident and corner % 3 > 0 and steps > 0
         if not keep:
             tiles = int(rng.integers(1, config.max_tiles, endpoint=True))
@@ -65,29 +57,21 @@ def stimulus(config: "TernaryGemvConfig", rng: np.random.Generator, transfers: i
             trits[:] = (-1, 1, 0)[corner // 2]
         run = product(config, acts, trits, load=not keep)
         if corner % 4 == 3:
-            run["acts_i"] = _restarted(run["acts_i"], rng, config.max_tiles)
+            run["acts_i"] = restarted(run["acts_i"], rng, config.max_tiles)
         if corner % 5 == 4 and not keep:
-            run["weights_i"] = _restarted(run["weights_i"], rng, rows * tiles)
-        runs.append(run)
+            run["weights_i"] = restarted(run["weights_i"], rng, rows * tiles)
+        made.append(run)
         steps += rows * tiles
-    return joined(runs)
-
-
-def _restarted(run: Transfers, rng: np.random.Generator, most: int) -> Transfers:
-    """``run`` after up to ``most`` transfers of a run that is broken off."""
-    drop = rng.integers(1, most, endpoint=True)
-    broken = {name: values[rng.integers(0, len(values), drop)] for name, values in run.items()}
-    broken["last"] = np.zeros(drop, np.int64)
-    return {name: np.concatenate([broken[name], values]) for name, values in run.items()}
+    return joined(made)
 
 
 def golden(config: "TernaryGemvConfig", inputs: Streams) -> Streams:
     """Exact int32 sums, in the order of the passes."""
-    passes = iter(_runs(inputs["weights_i"]))
+    passes = iter(runs(inputs["weights_i"]))
     kept: Array = np.zeros((0, *_lanes(config)), np.int64)
     sums, ends = [], []
-    for vector in _runs(inputs["acts_i"]):
-        start = _restarts(vector)[-1]
+    for vector in runs(inputs["acts_i"]):
+        start = restarts(vector)[-1]
         acts = vector["acts"][start:].astype(np.float64)
         if len(acts) > config.max_tiles:
             acts = np.concatenate([acts[: config.max_tiles - 1], acts[-1:]])
@@ -95,17 +79,12 @@ def golden(config: "TernaryGemvConfig", inputs: Streams) -> Streams:
             segments = [kept]
         else:
             weights = next(passes)
-            segments = np.split(weights["weights"], _restarts(weights)[1:])
+            segments = np.split(weights["weights"], restarts(weights)[1:])
             kept = segments[-1]
-        for number, segment in enumerate(segments):
-            groups = len(segment) // len(acts)
-            trits = VALUES[segment[: groups * len(acts)]]
+        for words, last in row_groups(segments, len(acts)):
             # float64 is exact: |sum| < 2**31
-            blocks = trits.reshape(groups, len(acts), *_lanes(config)).astype(np.float64)
+            blocks = VALUES[words].astype(np.float64)
             sums.append(np.einsum("gtnk,tk->gn", blocks, acts, optimize=True))
-            last = np.zeros(groups, np.int64)
-            if groups and number == len(segments) - 1 and len(segment) % len(acts) == 0:
-                last[-1] = 1
             ends.append(last)
     return {
         "o": {
@@ -117,13 +96,13 @@ def golden(config: "TernaryGemvConfig", inputs: Streams) -> Streams:
 
 def cycles(config: "TernaryGemvConfig", inputs: Streams) -> int:
     """Vectors load while their predecessor is multiplied; a word of weights per cycle."""
-    passes = iter(_runs(inputs["weights_i"]))
+    passes = iter(runs(inputs["weights_i"]))
     load_end, ends, kept = 0, [0, 0], 0
-    for vector in _runs(inputs["acts_i"]):
+    for vector in runs(inputs["acts_i"]):
         load_end = max(load_end, ends[-2]) + len(vector["last"])
         if not config.resident or vector["load"][-1]:
             weights = next(passes)
-            words, kept = len(weights["last"]), len(weights["last"]) - _restarts(weights)[-1]
+            words, kept = len(weights["last"]), len(weights["last"]) - restarts(weights)[-1]
         else:
             words = kept
         ends.append(max(load_end, ends[-1]) + words)
@@ -132,22 +111,3 @@ def cycles(config: "TernaryGemvConfig", inputs: Streams) -> int:
 
 def _lanes(config: "TernaryGemvConfig") -> tuple[int, int]:
     return config.n_lanes, config.k_lanes
-
-
-def _bounds(count: int) -> Transfers:
-    first, last = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    first[:1] = last[-1:] = 1
-    return {"first": first, "last": last}
-
-
-def _runs(transfers: Transfers) -> Iterator[Transfers]:
-    """Transfers up to and including each ``last``; what follows the final one is no run."""
-    start = 0
-    for end in np.flatnonzero(transfers["last"]) + 1:
-        yield {name: values[start:end] for name, values in transfers.items()}
-        start = end
-
-
-def _restarts(run: Transfers) -> list[Any]:
-    """Where the pieces of a run begin: at its start and at every ``first``."""
-    return sorted({0, *np.flatnonzero(run["first"]).tolist()})

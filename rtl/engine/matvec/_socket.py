@@ -10,7 +10,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..._pipeline import Pipeline
-from ..._streams import Queue, Widen, fork, last_move
+from ..._streams import Parts, Queue, Widen, fork, last_move
 from ..._tree import reduce_tree
 from ...mac._vectors import Vectors
 from .._feed import FETCH
@@ -86,6 +86,14 @@ class Socket(wiring.Component):
         return cls.product(engine).latency + cls.FRONT
 
     @classmethod
+    def preparation(cls, engine: "EngineConfig", width: int) -> int:
+        """Cycles from a vector's last codes to its first word of weights, beyond a tile's place.
+
+        Cores that multiply the codes as they are need none.
+        """
+        return 0
+
+    @classmethod
     def word(cls, engine: "EngineConfig") -> data.StructLayout:
         """A word of weights as it comes from memory; it has one field."""
         raise NotImplementedError
@@ -93,10 +101,16 @@ class Socket(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         raise NotImplementedError
 
-    def _front(self, m: Module, acts_i: Any) -> Any:
-        """Codes to ``acts_i`` in tiles; the operations, less what memory was asked for."""
-        lanes = self.rows.members["codes"].length
-        m.submodules.tiles = tiles = Widen(signed(CODE), lanes, self.engine.lanes)
+    def _front(self, m: Module, acts_i: Any, parts: int = 1) -> Any:
+        """Codes to ``acts_i``, in tiles or each tile in so many ``parts``; the operations, less
+        what memory was asked for."""
+        m.submodules.tiles = tiles = Widen(signed(CODE), *widening(self.engine, parts))
+        tiled = tiles.o
+        few = acts_i.p.acts.shape().length
+        if len(tiled.p.x) != few:
+            m.submodules.parts = cut = Parts(signed(CODE), len(tiled.p.x), few, parts)
+            wiring.connect(m, tiled, cut.i)
+            tiled = cut.o
         m.submodules.words = words = Queue(WORDS, 4)
         m.submodules.fetches = fetches = Queue(FETCH, 4)
         wiring.connect(m, fetches.o, wiring.flipped(self.fetch_o))
@@ -114,11 +128,11 @@ class Socket(wiring.Component):
             tiles.i.p.x.eq(self.codes_i.p.codes),
             tiles.i.p.first.eq(self.codes_i.p.first),
             tiles.i.p.last.eq(self.codes_i.p.last),
-            acts_i.valid.eq(tiles.o.valid),
-            tiles.o.ready.eq(acts_i.ready),
-            acts_i.p.acts.eq(tiles.o.p.x),
-            acts_i.p.first.eq(tiles.o.p.first),
-            acts_i.p.last.eq(tiles.o.p.last),
+            acts_i.valid.eq(tiled.valid),
+            tiled.ready.eq(acts_i.ready),
+            acts_i.p.acts.eq(tiled.p.x),
+            acts_i.p.first.eq(tiled.p.first),
+            acts_i.p.last.eq(tiled.p.last),
         ]
         return words.o
 
@@ -127,6 +141,29 @@ class Socket(wiring.Component):
         final = last_move(m, words.p.words, used)
         m.d.comb += words.ready.eq(used & final)
         return final
+
+    def _streamed(self, m: Module, gemv: Any, words: Any, weights: Any, taken: Any) -> None:
+        """A core that takes a word of ``weights`` a cycle, in its field ``taken``."""
+        (given,) = (getattr(weights.p, name) for name in weights.p.shape().members)
+        final = self._count(m, words, self.moves)
+        m.d.comb += [
+            self.o.valid.eq(gemv.o.valid),
+            gemv.o.ready.eq(self.o.ready),
+            self.o.p.sum.eq(gemv.o.p.sums[0]),
+            gemv.weights_i.valid.eq(weights.valid & words.valid),
+            weights.ready.eq(gemv.weights_i.ready & words.valid),
+            taken.eq(given),
+            gemv.weights_i.p.first.eq(0),
+            gemv.weights_i.p.last.eq(final & words.p.ends),
+            self.moves.eq(gemv.weights_i.valid & gemv.weights_i.ready),
+        ]
+
+
+def widening(engine: "EngineConfig", parts: int) -> tuple[int, int]:
+    """Codes of a row as it comes, and as it goes on: a tile, or a part that is whole rows."""
+    lanes, part = engine.norm_lanes, -(-engine.lanes // parts)
+    whole = engine.lanes % parts == 0 and part % lanes == 0
+    return lanes, part if whole else engine.lanes
 
 
 def bytes_layout(layout: data.StructLayout) -> data.StructLayout:

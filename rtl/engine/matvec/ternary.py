@@ -51,18 +51,7 @@ class Core(Socket):
         m.submodules.gemv = gemv = TernaryGemv(self.config)
         words = self._front(m, gemv.acts_i)
         weights = self._unpacked(m)
-        final = self._count(m, words, self.moves)
-        m.d.comb += [
-            self.o.valid.eq(gemv.o.valid),
-            gemv.o.ready.eq(self.o.ready),
-            self.o.p.sum.eq(gemv.o.p.sums[0]),
-            gemv.weights_i.valid.eq(weights.valid & words.valid),
-            weights.ready.eq(gemv.weights_i.ready & words.valid),
-            gemv.weights_i.p.weights.eq(weights.p.weights),
-            gemv.weights_i.p.first.eq(0),
-            gemv.weights_i.p.last.eq(final & words.p.ends),
-            self.moves.eq(gemv.weights_i.valid & gemv.weights_i.ready),
-        ]
+        self._streamed(m, gemv, words, weights, gemv.weights_i.p.weights)
         return m
 
     def _unpacked(self, m: Module) -> Any:

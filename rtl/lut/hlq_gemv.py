@@ -16,10 +16,17 @@ from .._once import place
 from .._pipeline import Pipeline, delayed, held
 from .._streams import bits_for
 from .._tree import reduce_tree
-from ..config import Config, param
+from ..config import Config, Rate, param
 from ..mac._vectors import Vectors
 from ._bit_lookup import CONVENTIONS, BitLookup, BitLookupConfig
 from ._scale_sum import PRODUCTS, SCALES, ScaleSum, ScaleSumConfig
+
+
+def _rate(weights: str, planes: int, rows: int, sharing: int, **scale: Any) -> Rate:
+    """32 products a cycle, with the tables that cost least on ECP5."""
+    small = {"table": 2, "tables": 2, "product": "rows"}
+    values = {"planes": planes, "rows": rows, "sharing": sharing, **small, **scale}
+    return Rate(weights, "int8", rows * 4 / planes, values, rows=rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +64,13 @@ class HlqGemvConfig(Config):
         },
     }
     papers: ClassVar[tuple[str, ...]] = ("ELUTQ, arXiv 2510.19482", "T-MAC, arXiv 2407.00088")
+
+    rates: ClassVar[tuple[Rate, ...]] = (
+        _rate("hlq2", 2, 16, 16),
+        _rate("hlq3", 3, 24, 12),
+        _rate("hlq2", 2, 16, 16, scale="fixed", scale_width=8),
+        _rate("int2", 2, 16, 16, scale="pow2"),
+    )
 
     def faults(self) -> Iterator[str]:
         if self.group % self.acts:
@@ -467,14 +481,6 @@ class _Products(wiring.Component):
         total: Any = Signal(self.total_i.p.shape(), reset_less=True)
         planes: Any = Signal(self.planes_i.p.shape(), reset_less=True)
         total_there, planes_there = Signal(), Signal()
-        for port, kept, there in (
-            (self.total_i, total, total_there),
-            (self.planes_i, planes, planes_there),
-        ):
-            m.d.comb += port.ready.eq(~there)
-            with m.If(port.valid & port.ready):
-                m.d.sync += [kept.eq(port.p), there.eq(1)]
-
         m.submodules.pipeline = pipeline = Pipeline(scaled.latency)
         term = Signal(range(config.planes + 1))
         slot = Signal(bits_for(config.sharing))
@@ -493,14 +499,20 @@ class _Products(wiring.Component):
             pipeline.o_ready.eq(self.o.ready),
             self.o.valid.eq(pipeline.o_valid),
         ]
+        leaves = goes & pipeline.enable & last_slot
+        for port, kept, there, left in (
+            (self.total_i, total, total_there, leaves & offset),
+            (self.planes_i, planes, planes_there, leaves & ~offset),
+        ):
+            m.d.comb += port.ready.eq(~there)
+            with m.If(port.valid & port.ready):
+                m.d.sync += [kept.eq(port.p), there.eq(1)]
+            with m.If(left):
+                m.d.sync += there.eq(0)
         with m.If(goes & pipeline.enable):
             m.d.sync += [slot.eq(slot + 1), turns.eq(turns.rotate_left(1))]
             with m.If(last_slot):
                 m.d.sync += [slot.eq(0), term.eq(Mux(term == config.planes, 0, term + 1))]
-                with m.If(offset):
-                    m.d.sync += total_there.eq(0)
-                with m.Else():
-                    m.d.sync += planes_there.eq(0)
 
         ends = delayed(m, pipeline.enable, planes.ends & last_slot, "ends", scaled.latency)[-1]
         m.d.comb += self.o.p.last.eq(ends)

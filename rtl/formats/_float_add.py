@@ -96,13 +96,20 @@ class FloatAdd(wiring.Component):
         differ = self.a[-1] ^ self.b[-1]
         large_normal, small_normal = large[mantissa:].any(), small[mantissa:].any()
         # The exponent of subnormal numbers is that of the smallest normal ones.
-        top = Signal(format_.exponent)
-        m.d.comb += top.eq(Cat(large[mantissa] | ~large_normal, large[mantissa + 1 :]))
-        small_top = Cat(small[mantissa] | ~small_normal, small[mantissa + 1 :])
-        distance = Signal(format_.exponent)
-        m.d.comb += distance.eq(top - small_top)
-        special = large[mantissa:].all()
-        nan = special & (large[:mantissa].any() | (differ & small[mantissa:].all()))
+        tops, specials, nans = [], [], []
+        for number in (self.a, self.b):
+            field = number[mantissa:fields]
+            tops.append(Cat(field[0] | ~field.any(), field[1:]))
+            specials.append(field.all())
+            nans.append(field.all() & number[:mantissa].any())
+        top, distance = Signal(format_.exponent), Signal(format_.exponent)
+        # Beside the comparison, not behind it.
+        m.d.comb += [
+            top.eq(Mux(swap, tops[1], tops[0])),
+            distance.eq(Mux(swap, tops[1] - tops[0], tops[0] - tops[1])),
+        ]
+        special = specials[0] | specials[1]
+        nan = nans[0] | nans[1] | (specials[0] & specials[1] & differ)
         parts = {
             "large": Cat(large[:mantissa], large_normal),
             "small": Cat(small[:mantissa], small_normal),

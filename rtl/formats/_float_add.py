@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from ..config import Config, param
 from ._decode import name_faults
 from ._formats import FloatFormat, Special, format_named
-from ._shift import late, leading_zeros, shifted_right
+from ._shift import late, shifted_right
 
 SINGLE = FloatFormat("fp32", 8, 23, 127, Special.IEEE)
 """Float32, which is no format of elements."""
@@ -29,7 +29,10 @@ one place apart, and nothing had been shifted out.
 class FloatAddConfig(Config):
     format: str = param("fp16", "name of the format, one with infinities, or fp32")
     stages: int = param(
-        0, "registers: behind addition, alignment, shifter, comparison, zeros", ge=0, le=5
+        0,
+        "registers: behind addition, alignment, shifter, comparison, half the shifter",
+        ge=0,
+        le=5,
     )
 
     def faults(self) -> Iterator[str]:
@@ -133,41 +136,54 @@ class FloatAdd(wiring.Component):
         kept = {name: parts[name] for name in ("top", "sign", "differ", "special", "nan")}
         parts = self._late(m, "added", stages >= 1, {"total": total, **kept})
 
-        # The leading one goes to the top; not beyond where subnormal numbers have theirs.
-        top, total = parts["top"], parts["total"]
-        limit, bounded = Signal(width + 1), Signal(width + 1)
-        m.d.comb += limit.eq(Cat(top == width - at for at in range(width + 1)))
-        m.d.comb += bounded.eq(total | limit)
-        zeros, _ = leading_zeros(m, "zeros", bounded)
-        counted = {name: parts[name] for name in ("sign", "differ", "special", "nan")}
-        counted.update(total=total, top=top, zeros=zeros, exact=total.any())
-        parts = self._late(m, "counted", stages >= 5, counted)
-        total, top, zeros, exact = (parts[name] for name in ("total", "top", "zeros", "exact"))
-        shifted = Signal(width + 1)
-        m.d.comb += shifted.eq(total << zeros)
+        shifted, count, parts = self._normalised(m, parts)
         field = Signal(format_.exponent)
-        m.d.comb += field.eq((top - zeros) & exact.replicate(format_.exponent))
-        sign = parts["sign"] & (exact | ~parts["differ"])
-        rest = {name: parts[name] for name in ("special", "nan")}
-        parts = self._late(
-            m, "shifted", stages >= 3, {"shifted": shifted, "field": field, "sign": sign, **rest}
-        )
+        m.d.comb += field.eq(parts["top"] + 1 - count)
+        rest = {name: parts[name] for name in ("sign", "special", "nan")}
+        parts = self._late(m, "shifted", stages >= 3, {"shifted": shifted, "field": field, **rest})
 
-        # The leading one adds itself to the field, as does a carry out of the mantissa.
-        shifted, special = parts["shifted"], parts["special"]
-        half, below = shifted[BELOW], shifted[:BELOW].any()
-        up = half & (shifted[BELOW + 1] | below)
+        # Without a leading one it is subnormal or 0.  A carry out of the mantissa is the field's.
+        shifted, special, nan = parts["shifted"], parts["special"], parts["nan"]
+        normal = shifted[-1].replicate(format_.exponent)
+        field = (parts["field"] & normal) | special.replicate(format_.exponent)
+        finite = ~field.all()
+        up = shifted[BELOW] & (shifted[BELOW + 1] | shifted[:BELOW].any()) & finite
+        kept = shifted[BELOW + 1 : -1] & finite.replicate(mantissa)
         rounded = Signal(fields)
-        m.d.comb += rounded.eq(shifted[BELOW + 1 :] + Cat(Const(0, mantissa), parts["field"]) + up)
-        infinite = special | rounded[mantissa:].all()
-        code = Cat(
-            rounded[: mantissa - 1] & ~infinite.replicate(mantissa - 1),
-            (rounded[mantissa - 1] & ~infinite) | parts["nan"],
-            rounded[mantissa:] | special.replicate(format_.exponent),
-            parts["sign"] & ~parts["nan"],
-        )
-        m.d.comb += self.y.eq(code)
+        m.d.comb += rounded.eq(Cat(kept[:-1], kept[-1] | nan, field) + up)
+        m.d.comb += self.y.eq(Cat(rounded, parts["sign"] & ~nan))
         return m
+
+    def _normalised(self, m: Module, parts: dict[str, Any]) -> tuple[Value, Value, dict[str, Any]]:
+        """The sum with its leading one at the top, by how much it was moved, and the other parts.
+
+        It is moved by ``top`` at most, for there subnormal numbers begin.  Each step asks whether
+        the highest bits are zeros and the step is below what is left of ``top``: that is so once
+        one of its bits was set and its step not taken, else if its own bit is.
+        """
+        parts = dict(parts)
+        value, top, count = parts.pop("total"), parts["top"], []
+        exact = value.any()
+        parts["sign"] &= exact | ~parts.pop("differ")
+        steps = (len(value) - 1).bit_length()
+        free = top[steps:].any()
+        for bit in reversed(range(steps)):
+            step = 1 << bit
+            moves, after = Signal(name=f"moves_{step}"), Signal(len(value), name=f"moved_{step}")
+            within = top[bit] if bit < len(top) else Const(0, 1)
+            m.d.comb += [
+                moves.eq(~value[len(value) - step :].any() & (free | within)),
+                after.eq(Mux(moves, value << step, value)),
+            ]
+            free = free | (within & ~moves)
+            value = after
+            count.insert(0, moves)
+            if bit == steps // 2:
+                half = {"value": value, "free": free, "count": Cat(count), **parts}
+                parts = self._late(m, "half", self.config.stages >= 5, half)
+                value, free, top = parts.pop("value"), parts.pop("free"), parts["top"]
+                count = [parts.pop("count")]
+        return value, Cat(count), parts
 
     def _aligned(self, m: Module, value: Value, distance: Value) -> tuple[Value, Value]:
         """The smaller number moved down, with two bits more, and whether any bit left."""
@@ -184,3 +200,16 @@ class FloatAdd(wiring.Component):
             name: late(m, stage, self.enable, f"{name}_{where}", Value.cast(value))
             for name, value in values.items()
         }
+
+
+def twice(format_: FloatFormat, code: Value) -> Value:
+    """The code of ``2 * a``: exact, or infinite; zeros, infinities and NaNs stay what they are.
+
+    A subnormal number moves up by a place, and one that becomes normal carries into its field.
+    """
+    mantissa, fields = format_.mantissa, format_.exponent + format_.mantissa
+    field = code[mantissa:fields]
+    next_field = (field + 1)[: format_.exponent]
+    normal = Cat(code[:mantissa] & (~next_field.all()).replicate(mantissa), next_field)
+    finite = Mux(field.any(), normal, Cat(Const(0, 1), code[: fields - 1]))
+    return Cat(Mux(field.all(), code[:fields], finite), code[-1])

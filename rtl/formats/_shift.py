@@ -4,7 +4,6 @@
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value
-from amaranth.utils import ceil_log2
 
 
 def normalised(
@@ -28,23 +27,6 @@ def normalised(
         value = after
         count.insert(0, none)
     return value, Cat(count)
-
-
-def leading_zeros(m: Module, name: str, value) -> tuple[Any, Any]:
-    """How many zeros are above the leading one, and whether there is no one at all."""
-    if len(value) == 1:
-        return Const(0, 0), ~value
-    upper = 1 << ceil_log2(len(value)) - 1
-    high, none = leading_zeros(m, f"{name}h", value[-upper:])
-    if len(value) == upper:
-        return high, none
-    low, empty = leading_zeros(m, f"{name}l", value[:-upper])
-    zeros = Signal(max(len(high), len(low)) + 1, name=name)
-    neither = Signal(name=f"{name}_none")
-    below = len(zeros) - 1  # none of two bits
-    m.d.comb += zeros.eq(Cat(Mux(none, low, high)[:below], none) if below else none)
-    m.d.comb += neither.eq(none & empty)
-    return zeros, neither
 
 
 def shifted_right(m: Module, name: str, value, amount, most: int, fill: Any = 0, sticky: Any = 0):

@@ -13,7 +13,6 @@ from amaranth.utils import ceil_log2
 from .._add_select import select
 from .._pipeline import held
 from ..config import Config, param
-from ..formats._shift import leading_zeros
 
 BIAS, SIGNIFICAND, INFINITE = 127, 24, 255
 NAN = 0x7FC00000
@@ -240,6 +239,23 @@ class FloatAccumulate(wiring.Component):
 def exponent_width(low: int, high: int) -> int:
     """Bits of a signed number in ``low .. high``."""
     return max(low.bit_length() if low >= 0 else (~low).bit_length(), high.bit_length()) + 1
+
+
+def leading_zeros(m: Module, name: str, value) -> tuple[Any, Any]:
+    """How many zeros are above the leading one, and whether there is no one at all."""
+    if len(value) == 1:
+        return Const(0, 0), ~value
+    upper = 1 << ceil_log2(len(value)) - 1
+    high, none = leading_zeros(m, f"{name}h", value[-upper:])
+    if len(value) == upper:
+        return high, none
+    low, empty = leading_zeros(m, f"{name}l", value[:-upper])
+    zeros = Signal(max(len(high), len(low)) + 1, name=name)
+    neither = Signal(name=f"{name}_none")
+    below = len(zeros) - 1  # none of two bits
+    m.d.comb += zeros.eq(Cat(Mux(none, low, high)[:below], none) if below else none)
+    m.d.comb += neither.eq(none & empty)
+    return zeros, neither
 
 
 def jammed(m: Module, name: str, value, amount, lowest: int = 0):

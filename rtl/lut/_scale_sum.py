@@ -16,8 +16,8 @@ from .._pipeline import delayed, held
 from .._streams import bits_for
 from ..config import Config, param
 from ..formats._float_add import FloatAdd, FloatAddConfig
-from ..formats._shift import leading_zeros
 from ..mac._booth import BoothProduct, BoothProductConfig
+from ..mac._float_accumulate import leading_zeros
 
 SCALES = ("fp16", "fixed", "pow2")
 PRODUCTS = ("multiply", "rows")

@@ -51,16 +51,32 @@ class HlqGemvConfig(Config):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
         "tiny": {
-            **{"group": 8, "rows": 2, "table": 2, "act_width": 4, "max_k": 32, "sharing": 2},
-            **{"scale": "fixed", "scale_width": 6},
+            "group": 8,
+            "rows": 2,
+            "table": 2,
+            "act_width": 4,
+            "max_k": 32,
+            "scale": "fixed",
+            "scale_width": 6,
+            "sharing": 2,
         },
         "wide": {
-            **{"planes": 3, "group": 64, "rows": 16, "tables": 2, "max_k": 1024, "sharing": 8},
-            **{"convention": "bits", "product": "rows"},
+            "planes": 3,
+            "group": 64,
+            "tables": 2,
+            "max_k": 1024,
+            "convention": "bits",
+            "sharing": 8,
+            "product": "rows",
         },
         "uniform": {
-            **{"planes": 4, "group": 32, "rows": 4, "max_k": 512, "scale": "pow2"},
-            **{"sharing": 4, "stage": 0},
+            "planes": 4,
+            "group": 32,
+            "rows": 4,
+            "max_k": 512,
+            "scale": "pow2",
+            "sharing": 4,
+            "stage": 0,
         },
     }
     papers: ClassVar[tuple[str, ...]] = ("ELUTQ, arXiv 2510.19482", "T-MAC, arXiv 2407.00088")

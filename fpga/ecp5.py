@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Carry chains of the ECP5: what yosys does not find, and what nextpnr would waste."""
+"""Carry chains and multiplexers of the ECP5: what yosys does not find, and nextpnr would waste."""
 
 import re
 from collections import Counter
@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 PORTS = ["a", "b", "carry", "enable", "invert", "y"]
+MUX_PORTS = ["address", "invert", "words", "y"]
+WIDE = range(2, 5)
+"""Address bits for which slices have multiplexers."""
 
 
 def select_adders(text: str) -> dict[str, int]:
@@ -25,15 +28,40 @@ def select_adders(text: str) -> dict[str, int]:
     return found
 
 
-def technology_map(adders: dict[str, int]) -> str:
-    """A map for the ``techmap`` pass of yosys from these modules to carry chains."""
+def table_muxes(text: str) -> dict[str, tuple[int, int]]:
+    """Modules ``table_mux*`` in Verilog ``text``: bits of their address, and their widths."""
+    found = {}
+    for name, ports, body in re.findall(
+        r"^module (table_mux\w*)\(([\w\s,]*)\);(.*?)^endmodule", text, re.MULTILINE | re.DOTALL
+    ):
+        bits = {
+            port: int(high or 0) + 1
+            for high, port in re.findall(r"\binput\s+(?:\[(\d+):0\]\s*)?(address|words);", body)
+        }
+        if sorted(port.strip() for port in ports.split(",")) == MUX_PORTS:
+            address = bits["address"]
+            if address in WIDE:
+                found[name] = address, bits["words"] >> address
+    return found
+
+
+def technology_map(adders: dict[str, int], muxes: dict[str, tuple[int, int]] | None = None) -> str:
+    """A map for the ``techmap`` pass of yosys from these modules to cells of a slice."""
     folder = Path(__file__).parent
-    select, mask = ((folder / f"ecp5_add_{kind}.v").read_text() for kind in ("select", "mask"))
+    select, mask, mux = (
+        (folder / f"ecp5_{kind}.v").read_text() for kind in ("add_select", "add_mask", "table_mux")
+    )
     return "".join(
         (mask if name.startswith("add_mask") else select)
         .replace("module NAME", f"module {name}")
         .replace("W = WIDTH", f"W = {width}")
         for name, width in sorted(adders.items())
+    ) + "".join(
+        mux
+        .replace("module NAME", f"module {name}")
+        .replace("W = WIDTH", f"W = {width}")
+        .replace("A = ADDRESS", f"A = {address}")
+        for name, (address, width) in sorted((muxes or {}).items())
     )
 
 

@@ -243,7 +243,8 @@ def _synthesised(
             (work / name).write_text(content)
         script = [parts.cells, "read_verilog design.v", f"hierarchy -check -top {top}"]
         if _mapped(text, parts, synth):
-            (work / "cells.v").write_text(ecp5.technology_map(ecp5.select_adders(text)))
+            cells = ecp5.technology_map(ecp5.select_adders(text), ecp5.table_muxes(text))
+            (work / "cells.v").write_text(cells)
             script.append("techmap -map cells.v")
         if top != block:
             script.append(f"setattr -mod -set keep_hierarchy 1 {block}")
@@ -277,10 +278,10 @@ def _synthesised(
 
 
 def _mapped(text: str, parts: Family, synth: Iterable[str]) -> tuple[str, ...]:
-    """Modules that become one carry chain each."""
+    """Modules that become one carry chain each, or the multiplexers of slices."""
     if parts.name != "ecp5" or set(parts.no_carry) <= set(synth):
         return ()
-    return tuple(sorted(ecp5.select_adders(text)))
+    return tuple(sorted([*ecp5.select_adders(text), *ecp5.table_muxes(text)]))
 
 
 def _registers(modules: Mapping[str, Any], block: str, top: str) -> dict[str, str]:

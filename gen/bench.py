@@ -27,6 +27,7 @@ from .arrays import sharing
 from .compare.accuracy import planes
 from .compare.costs import multipliers
 from .describe import markdown
+from .lookup import lookup, weight_bits
 from .selection import selection
 from .simd import simd
 from .verilog import emit
@@ -355,6 +356,8 @@ SECTIONS: dict[str, Callable[..., Iterator[Row]]] = {
         sharing,
         selection,
         simd,
+        lookup,
+        weight_bits,
         multipliers,
         planes,
         speed,

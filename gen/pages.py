@@ -42,7 +42,16 @@ def filled(block: Block, text: str, figures: Mapping[str, list[dict[str, Any]]])
 
 def _figures(block: Block, figures: Mapping[str, list[dict[str, Any]]]) -> str:
     tables = []
-    for name in ("correctness", "fpga", "asic", "sharing", "selection", "simd"):
+    for name in (
+        "correctness",
+        "fpga",
+        "asic",
+        "sharing",
+        "selection",
+        "simd",
+        "lookup",
+        "weight_bits",
+    ):
         rows = [
             {key: value for key, value in row.items() if key != "block"}
             for row in figures.get(name, [])

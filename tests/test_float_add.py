@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from amaranth.hdl import ClockDomain, Module
+from amaranth.hdl import ClockDomain, Module, Signal
 from amaranth.sim import Simulator
 from atriplex.rtl.formats import _float_add
-from atriplex.rtl.formats._float_add import FloatAdd, FloatAddConfig
+from atriplex.rtl.formats._float_add import FloatAdd, FloatAddConfig, twice
 from atriplex.sim.formats.add import add
 
 Pairs = np.ndarray
@@ -138,6 +138,30 @@ def test_a_format_without_infinities_is_refused() -> None:
         FloatAddConfig(format="fp8_e4m3")
     with pytest.raises(ValueError, match="no format 'fp17'; is it fp16"):
         FloatAddConfig(format="fp17")
+
+
+def test_twice_is_numpys() -> None:
+    m, code = Module(), Signal(16)
+    double = Signal(16)
+    m.d.comb += double.eq(twice(FloatAddConfig().of_format, code))
+    codes = np.unique(np.concatenate((np.arange(0, 1 << 16, 37), corners()[:, 0])))
+    found: list[int] = []
+
+    async def bench(ctx: Any) -> None:
+        for given in codes.tolist():
+            ctx.set(code, given)
+            await ctx.delay(1e-8)
+            found.append(ctx.get(double))
+
+    simulator = Simulator(m)
+    simulator.add_testbench(bench)
+    simulator.run()
+    values = codes.astype(np.uint16).view(np.float16)
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = (2 * values).view(np.uint16)
+    real = ~np.isnan(values)
+    np.testing.assert_array_equal(np.array(found)[real], expected[real])
+    np.testing.assert_array_equal(np.array(found)[~real], codes[~real])
 
 
 FAULTS = {

@@ -5,16 +5,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from .._add_select import AddSelect, AddSelectConfig, accumulated, add_carry
+from .._add_select import accumulated, add_carry
 from .._once import place
 from .._pipeline import held
+from .._tree import reduce_tree
 from ..config import Config, param
 from ..formats._float_add import FloatAdd, FloatAddConfig
+from ._table_mux import TableMux, TableMuxConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,9 @@ class LookupConfig(Config):
 
 class Lookup(wiring.Component):
     """``acc`` gains one entry of each table, negated where its ``sign`` is set.
+
+    Entries are inverted by the multiplexers that look them up.  The one that an inversion lacks is
+    the carry of the next adder, at last that of ``acc``.
 
     With ``moves`` it takes ``opens ? start : acc`` plus the entries; ``start`` is zero without
     ``operand``.  With ``registered`` the entries are looked up while ``enable`` is high, and
@@ -72,16 +77,20 @@ class Lookup(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        signs = list(self.sign) if config.signs else [0] * config.groups
+        signs = list(self.sign) if config.signs else [Const(0, 1)] * config.groups
         entries = []
         for group, sign in enumerate(signs):
-            size = config.entry_width << config.address
-            rows = self.table.word_select(group, size)
-            address = self.address.word_select(group, config.address)
-            entry = Signal(config.entry_width, name=f"entry_{group}")
-            words = [rows.word_select(n, config.entry_width) for n in range(1 << config.address)]
-            m.d.comb += entry.eq(chosen(words, address))
-            entries.append((entry, sign))
+            mux = TableMuxConfig(address=config.address, width=config.entry_width)
+            entry = place(
+                m,
+                platform,
+                f"mux_{group}",
+                TableMux(mux),
+                words=self.table.word_select(group, config.entry_width << config.address),
+                address=self.address.word_select(group, config.address),
+                invert=0 if config.floats else sign,
+            )
+            entries.append((entry.y, sign))
         if config.floats:
             self._float(m, platform, *entries[0])
         else:
@@ -89,23 +98,8 @@ class Lookup(wiring.Component):
         return m
 
     def _integer(self, m: Module, platform, entries: Sequence[tuple[Any, Any]]) -> None:
-        """The entries in one chain: each negation's carry enters where the next entry is added."""
         config = self.config
-        (entry, pending), *others = entries
-        total = (entry ^ _all(pending, len(entry))).as_signed()
-        for number, (entry, sign) in enumerate(others, 1):
-            add = place(
-                m,
-                platform,
-                f"add_{number}",
-                AddSelect(AddSelectConfig(width=config.entry_width + ceil_log2(number))),
-                a=total,
-                b=entry.as_signed(),
-                enable=1,
-                invert=sign,
-                carry=pending,
-            )
-            total, pending = add.y, sign
+        total, pending = reduce_tree(_joined, [(y.as_signed(), sign) for y, sign in entries])
         total = total[: config.term_width].as_signed()
         if config.registered:
             total = held(m, self.enable, total, "term")
@@ -134,12 +128,6 @@ class Lookup(wiring.Component):
         m.d.comb += self.acc.eq(acc)
 
 
-def chosen(words: Sequence[Any], address: Value) -> Any:
-    """The word of an address, by a tree of multiplexers, lowest address bit first."""
-    for bit in address:
-        words = [Mux(bit, odd, even) for even, odd in zip(words[::2], words[1::2], strict=True)]
-    return words[0]
-
-
-def _all(bit: Any, width: int) -> Any:
-    return Value.cast(bit).replicate(width) if isinstance(bit, Value) else 0
+def _joined(low: tuple[Any, Any], high: tuple[Any, Any]) -> tuple[Any, Any]:
+    """The sum of two sums with one pending each; the upper one's stays."""
+    return add_carry(low[0], high[0], low[1]), high[1]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from operator import add
 from typing import Any, ClassVar
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -17,21 +17,28 @@ from .._pipeline import held
 from .._runs import run_pipeline
 from .._tree import reduce_tree
 from ..config import Config, Rate, param
-from ..formats._float_add import FloatAdd, FloatAddConfig
+from ..formats._float_add import FloatAdd, FloatAddConfig, twice
 from ._lookup import Lookup, LookupConfig
 from ._table import build, entry_width, plan
 
 ACTIVATION_WIDTH = 8
-FLOAT_WIDTH = 16
-ONE_BIT = {"max_bits": 1}
-TWO_BITS = {"max_bits": 2}
-FLOATS = {"activations": "fp16"}
+HALF = FloatAddConfig(format="fp16").of_format
+
+
+def _rate(weights: str, bits: int, activations: str, n: int, k: int = 4, groups: int = 1) -> Rate:
+    """A row of activations by ``n`` columns of weights; a tile takes as many cycles as bits."""
+    values: dict[str, Any] = {"m": 1, "n": n, "k": k, "groups": groups, "max_bits": bits}
+    if k == 2:
+        values["table_width"] = 9
+    if activations != "int8":
+        values["activations"] = activations
+    return Rate(weights, activations, n * k * groups / bits, values, rows=n)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LutTensorCoreConfig(Config):
-    m: int = param(2, "rows of activations of a tile", ge=1, le=16)
-    n: int = param(64, "columns of weights of a tile, which share the tables", ge=1, le=256)
+    m: int = param(1, "rows of activations of a tile", ge=1, le=16)
+    n: int = param(16, "columns of weights of a tile, which share the tables", ge=1, le=256)
     k: int = param(4, "activations of one table", ge=2, le=6)
     groups: int = param(1, "tables of a row, whose entries are added in the same cycle", ge=1, le=8)
     activations: str = param("int8", "what tables are sums of", choices=("int8", "fp16"))
@@ -54,28 +61,44 @@ class LutTensorCoreConfig(Config):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
         "tiny": {
-            **{"m": 2, "n": 3, "k": 3, "groups": 2, "table_width": 5, "max_bits": 3, "max_k": 96},
-            **{"table_beats": 2, "stages": 3},
+            "m": 2,
+            "n": 3,
+            "k": 3,
+            "groups": 2,
+            "table_width": 5,
+            "max_bits": 3,
+            "max_k": 96,
+            "table_beats": 2,
+            "stages": 3,
         },
-        "operand": {
-            **{"m": 1, "n": 4, "sign_bit": "lsb", "remap": "inline", "operand": True},
-            **{"max_bits": 2, "max_k": 64},
+        "made": {
+            "n": 4,
+            "k": 2,
+            "groups": 4,
+            "table_width": 9,
+            "max_bits": 2,
+            "max_k": 64,
+            "sign_bit": "lsb",
+            "remap": "inline",
+            "precompute": True,
+            "operand": True,
+            "stages": 1,
         },
-        "full": {
-            **{"m": 1, "n": 4, "half_table": False, "stages": 1, "table_beats": 4, "max_k": 64},
-            **{"zero_point": False, "max_bits": 1},
-        },
-        "float": {"m": 1, "n": 4, "activations": "fp16", "operand": True},
+        "float": {"n": 4, "activations": "fp16", "operand": True},
+        "wide": {"m": 2, "n": 64},
     }
     papers: ClassVar[tuple[str, ...]] = ("LUT Tensor Core, arXiv 2408.06003",)
 
     rates: ClassVar[tuple[Rate, ...]] = (
-        Rate("bipolar1", "int8", 512, ONE_BIT, rows=64),
-        Rate("int2", "int8", 256, TWO_BITS, rows=64),
-        Rate("int4", "int8", 128, rows=64),
-        Rate("bipolar1", "fp16", 512, {**FLOATS, **ONE_BIT}, rows=64),
-        Rate("int2", "fp16", 256, {**FLOATS, **TWO_BITS}, rows=64),
-        Rate("int4", "fp16", 128, FLOATS, rows=64),
+        _rate("bipolar1", 1, "int8", 8),
+        _rate("int2", 2, "int8", 16),
+        _rate("int4", 4, "int8", 32),
+        _rate("bipolar1", 1, "int8", 16, k=2, groups=8),
+        _rate("int2", 2, "int8", 16, k=2, groups=8),
+        _rate("int4", 4, "int8", 16, k=2, groups=8),
+        _rate("bipolar1", 1, "fp16", 8),
+        _rate("int2", 2, "fp16", 16),
+        _rate("int4", 4, "fp16", 32),
     )
 
     def faults(self) -> Iterator[str]:
@@ -132,7 +155,7 @@ class LutTensorCoreConfig(Config):
     @property
     def entry_width(self) -> int:
         """Bits of an entry as it comes."""
-        return FLOAT_WIDTH if self.floats else self.table_width
+        return HALF.width if self.floats else self.table_width
 
     @property
     def table_bits(self) -> int:
@@ -142,7 +165,7 @@ class LutTensorCoreConfig(Config):
     @property
     def plane_width(self) -> int:
         """Bits of an entry as it is looked up: integers double with every plane."""
-        return FLOAT_WIDTH if self.floats else self.table_width + self.max_bits - 1
+        return HALF.width if self.floats else self.table_width + self.max_bits - 1
 
     @property
     def terms(self) -> int:
@@ -153,13 +176,13 @@ class LutTensorCoreConfig(Config):
     def acc_width(self) -> int:
         """Bits that hold ``terms`` entries, each times less than ``2**max_bits``."""
         if self.floats:
-            return FLOAT_WIDTH
+            return HALF.width
         return self.table_width + self.max_bits + ceil_log2(self.terms)
 
     @property
     def activation_width(self) -> int:
         """Bits that hold the sum of the activations of a run."""
-        return FLOAT_WIDTH if self.floats else self.table_width + ceil_log2(self.terms) + 1
+        return HALF.width if self.floats else self.table_width + ceil_log2(self.terms)
 
     @property
     def latency(self) -> int:
@@ -182,7 +205,7 @@ class LutTensorCoreConfig(Config):
 
 
 def table_layout(config: LutTensorCoreConfig) -> data.StructLayout:
-    shape = unsigned(FLOAT_WIDTH) if config.floats else signed(config.table_width)
+    shape = unsigned(HALF.width) if config.floats else signed(config.table_width)
     if config.precompute:
         acts = data.ArrayLayout(signed(ACTIVATION_WIDTH), config.k)
         acts = data.ArrayLayout(data.ArrayLayout(acts, config.groups), config.m)
@@ -193,7 +216,7 @@ def table_layout(config: LutTensorCoreConfig) -> data.StructLayout:
 
 def planes_layout(config: LutTensorCoreConfig) -> data.StructLayout:
     column = data.ArrayLayout(unsigned(config.k), config.groups)
-    shape = unsigned(FLOAT_WIDTH) if config.floats else signed(config.acc_width)
+    shape = unsigned(HALF.width) if config.floats else signed(config.acc_width)
     operand = data.ArrayLayout(data.ArrayLayout(shape, config.n), config.m)
     return data.StructLayout({
         "weights": data.ArrayLayout(column, config.n),
@@ -207,9 +230,9 @@ def planes_layout(config: LutTensorCoreConfig) -> data.StructLayout:
 
 def sums_layout(config: LutTensorCoreConfig) -> data.StructLayout:
     floats, row = config.floats, {}
-    shape = unsigned(FLOAT_WIDTH) if floats else signed(config.acc_width)
+    shape = unsigned(HALF.width) if floats else signed(config.acc_width)
     if config.zero_point:
-        total = unsigned(FLOAT_WIDTH) if floats else signed(config.activation_width)
+        total = unsigned(HALF.width) if floats else signed(config.activation_width)
         row = {"activations": data.ArrayLayout(total, config.m)}
     return data.StructLayout({
         "sums": data.ArrayLayout(data.ArrayLayout(shape, config.n), config.m),
@@ -230,24 +253,23 @@ class LutTensorCore(wiring.Component):
     A transfer of ``i`` is one plane: one bit of every weight, the bits of ``k`` weights as ``p``,
     the first one lowest.  With ``remap`` offline it is ``p`` with the sign bit cleared if that is
     set and ``~p`` if not, so that the bits say which entry and whether it is negated; with inline
-    the unit does that.  To output ``[r][c]`` it adds ``2**s`` times the
-    entries of column ``c`` in the tables of row ``r``; ``s`` is the number of earlier planes of
-    the tile without ``equal``.  So with ``B`` planes, lowest first, a weight of code ``q`` counts
-    ``2 * q - (2**B - 1)``, an odd number; with ``equal`` the next plane counts as much as this one,
-    as for weights -1, 0, 1 as halves of two signs.  ``tile_last`` ends the tile, and the next
-    plane looks into the next tables.  Planes of a tile must not add up to more than
-    ``2**max_bits - 1``.
+    the unit does that.  To output ``[r][c]`` it adds ``2**s`` times the entries of column ``c`` in
+    the tables of row ``r``; ``s`` is the number of earlier planes of the tile without ``equal``.
+    So with ``B`` planes, lowest first, a weight of code ``q`` counts ``q' = 2 * q - (2**B - 1)``,
+    an odd number; with ``equal`` the next plane counts as much as this one, as for weights -1, 0, 1
+    as halves of two signs.  ``tile_last`` ends the tile, and the next plane looks into the next
+    tables.  Planes of a tile must not add up to more than ``2**max_bits - 1``.
 
-    Weights ``z`` from such an odd number come from the sum of activations: ``s * (q - z)`` is
-    ``s / 2 * (q' - (2 * z + 1 - 2**B))``, and with ``zero_point`` a run yields the sum of the
-    activations of its tiles for each row too, of every tile whose first plane is of the run.
+    ``s * (q - z)`` is ``s / 2 * (q' - (2 * z + 1 - 2**B))``.  For a zero point ``z`` the sum of the
+    activations is needed, which with ``zero_point`` a run yields for each row too, of every tile
+    whose first plane is of the run.
 
     int8
-        Exact: no rounding.  Entries are any numbers of ``table_width`` bits: with 10, half
-        tables of 4 are exact for all int8; with 8 they are quantised, which is done where they are
-        made (sim/lut/lut_tensor_core.py has the rule).  No overflow up to
-        ``max_k`` activations in a run: its ``terms`` entries are at most ``2**(table_width - 1)``
-        in magnitude and count less than ``2**max_bits``; beyond, sums wrap to ``acc_width`` bits.
+        Exact: no rounding.  Entries are any numbers of ``table_width`` bits: with 10, half tables
+        of 4 are exact for all int8; with 8 they are quantised, which is done where they are made
+        (sim/lut/lut_tensor_core.py has the rule).  No overflow up to ``max_k`` activations in a
+        run: its ``terms`` entries are at most ``2**(table_width - 1)`` in magnitude and count less
+        than ``2**max_bits`` times; beyond, sums wrap to ``acc_width`` bits.
     fp16
         Entries, operand and sums are IEEE 754 half precision.  A plane doubles entries exactly:
         subnormals too, zero stays zero, and what is too large becomes infinite.  Each addition
@@ -316,7 +338,7 @@ class LutTensorCore(wiring.Component):
             start = plane.c if config.stages == 1 else held(m, run.enable, plane.c, "c")
         for row in range(config.m):
             for number, (address, sign) in enumerate(columns):
-                inputs = {"table": Cat(tables[row]), "address": address}
+                inputs: dict[str, Any] = {"table": Cat(tables[row]), "address": address}
                 if config.half_table:
                     inputs["sign"] = sign
                 if config.operand:
@@ -362,8 +384,11 @@ class LutTensorCore(wiring.Component):
                 entry = Signal(config.plane_width, name=f"table_{row}_{n}", reset_less=True)
                 word = come[row][n]
                 value = word if config.floats else word.as_signed()
-                with m.If(load | doubles):
-                    m.d.sync += entry.eq(Mux(load, value, self._twice(entry)))
+                with m.If(load):
+                    m.d.sync += entry.eq(value)
+                if config.max_bits > 1:  # else no plane follows another in a tile
+                    with m.Elif(doubles):
+                        m.d.sync += entry.eq(twice(HALF, entry) if config.floats else entry << 1)
                 entries.append(entry)
             tables.append(entries)
         return tables
@@ -416,15 +441,6 @@ class LutTensorCore(wiring.Component):
             rows.append(entries)
         return rows
 
-    def _twice(self, entry):
-        """Twice an entry; of half precision exactly, or infinite."""
-        if not self.config.floats:
-            return (entry << 1)[: len(entry)]
-        mantissa, exponent = entry[:10], entry[10:15]
-        normal = Cat(mantissa & (exponent != 30).replicate(10), (exponent + 1)[:5])
-        finite = Mux(exponent == 0, Cat(Const(0, 1), entry[:14]), normal)
-        return Cat(Mux(exponent == 31, entry[:15], finite), entry[15])
-
     def _column(self, m: Module, groups, number: int):
         """Address and sign of the entries of a column, in each group."""
         config = self.config
@@ -458,7 +474,7 @@ class LutTensorCore(wiring.Component):
             term = held(m, run.enable, term, f"ones_{row}")
         total = self.o.p.activations[row]
         if config.floats:
-            acc = Signal(FLOAT_WIDTH, name=f"ones_{row}", reset_less=True)
+            acc = Signal(HALF.width, name=f"ones_{row}", reset_less=True)
             adder = FloatAdd(FloatAddConfig())
             place(m, platform, f"add_{row}", adder, a=Mux(opens, 0, acc), b=term, enable=1)
             with m.If(moves):

@@ -136,7 +136,7 @@ def stimulus(config: "LutTensorCoreConfig", rng: np.random.Generator, transfers:
         made[tile[run]] = _extreme(config, bool(high))
     i: Transfers = {"weights": weights, "equal": equal, "tile_last": ends, **framing}
     if config.operand:
-        i["c"] = _operands(config, rng, (transfers, config.m, n))
+        i["c"] = _operands(config, rng, (transfers, config.m, n), tile)
     if config.precompute:
         return {"table_i": {"acts": made}, "i": i}
     return {"table_i": {"tables": _beats(config, made)}, "i": i}
@@ -256,7 +256,7 @@ def _random(config: "LutTensorCoreConfig", rng: np.random.Generator, tiles: int)
     if not config.floats:
         half = 1 << config.table_width - 1
         return rng.integers(-half, half, shape)
-    return _operands(config, rng, shape)
+    return _operands(config, rng, shape, np.arange(tiles))
 
 
 def _extreme(config: "LutTensorCoreConfig", high: bool) -> int:
@@ -267,21 +267,24 @@ def _extreme(config: "LutTensorCoreConfig", high: bool) -> int:
     return half - 1 if high else -half
 
 
-def _operands(config: "LutTensorCoreConfig", rng: np.random.Generator, shape: Any) -> NDArray:
-    """Accumulators; half precision ones near each other, but for some zeros, subnormals and rest.
+def _operands(
+    config: "LutTensorCoreConfig", rng: np.random.Generator, shape: Any, tile: Ints
+) -> NDArray:
+    """Accumulators at random; those in half precision are of the sizes that their tiles have.
 
-    Any codes at random would nearly always add nothing to each other.
+    Sixteen tiles at a time are ordinary numbers, subnormal ones with zeros, numbers near the
+    largest, or ordinary ones with an infinity or a NaN here and there.  Any codes at random would
+    nearly always add nothing to each other.
     """
     if not config.floats:
         half = 1 << config.acc_width - 1
         return rng.integers(-half, half, shape)
-    near = rng.normal(0, 2.0 ** rng.integers(-3, 4), shape).astype(np.float16)
-    tiny = rng.integers(0, 1 << 10, shape)
-    large = rng.integers(28 << 10, 31 << 10, shape)
-    kind = rng.integers(0, 64, shape)
-    codes = np.select(
-        [kind == 0, kind == 1, (kind == 2) & (rng.integers(0, 8, shape) == 0), kind < 8],
-        [0, large, rng.integers(INFINITY, INFINITY + 2, shape), tiny],
-        near.view(np.uint16).astype(np.int64) & 0x7FFF,
-    )
+    spread = rng.integers(-3, 4, shape)
+    near = (rng.normal(0, 1, shape) * 2.0**spread).astype(np.float16).view(np.uint16)
+    near = near.astype(np.int64) & 0x7FFF
+    tiny = rng.integers(0, 1 << 9, shape) * rng.integers(0, 2, shape)
+    large = rng.integers(27 << 10, 31 << 10, shape)
+    special = np.where(rng.integers(0, 64, shape) == 0, INFINITY + rng.integers(0, 2, shape), near)
+    size = (tile // 16 % 4).reshape(-1, *[1] * (len(shape) - 1))
+    codes = np.select([size == 0, size == 1, size == 2], [near, tiny, large], special)
     return codes | rng.integers(0, 2, shape) << 15

@@ -2,6 +2,7 @@
 """A pipeline whose stages all stop together: its control, and registers that move with it."""
 
 from itertools import pairwise
+from typing import Any
 
 from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
@@ -47,7 +48,7 @@ class Pipeline(wiring.Component):
         return m
 
 
-def held(m: Module, enable, value, name: str, zero=0):
+def held(m: Module, enable, value, name: str, zero: Any = 0):
     """``value`` in a register that is cleared instead if ``zero``, which costs no LUT."""
     x = Signal.like(value, name=f"x_{name}", reset_less=True)
     with m.If(enable):

@@ -190,3 +190,21 @@ def test_faults_inside_are_seen(fault: str) -> None:
     pairs = np.concatenate((corners()[::41], close(300, 5), [(0, 0x8000), (0x8000, 0)]))
     got = sums(names["FloatAdd"](names["FloatAddConfig"]()), 0, pairs)
     assert np.any(got != numpys(pairs))
+
+
+@pytest.mark.parametrize("stages", [0, 5])
+def test_float32_is_that_of_numpy(stages: int) -> None:
+    """Exponents a few places apart, differences of a bit, subnormals, the largest."""
+    rng = np.random.default_rng(1)
+    a = rng.integers(0, 255, 500) << 23 | rng.integers(0, 1 << 23, 500)
+    far = np.clip((a >> 23) + rng.integers(-27, 28, 500), 0, 254)
+    b = np.where(rng.random(500) < 0.2, a ^ rng.integers(0, 4, 500), far << 23 | a >> 5 & 0x7FFFFF)
+    tiny = rng.integers(0, 1 << 25, (100, 2))
+    ends = [[0, 0], [0x7F7FFFFF, 0x7F7FFFFF], [0x7F7FFFFF, 0x73000000], [0x7F7FFFFF, 0x72FFFFFF]]
+    pairs = np.concatenate((np.stack((a, b), axis=-1), tiny, ends))
+    pairs |= rng.integers(0, 2, pairs.shape) << 31
+    found = sums(FloatAdd(FloatAddConfig(format="fp32", stages=stages)), stages, pairs)
+    x, y = pairs.astype(np.uint32).view(np.float32).T
+    with np.errstate(over="ignore"):
+        wanted = (x + y).view(np.uint32)
+    assert found.tolist() == wanted.tolist()

@@ -17,7 +17,7 @@ from atriplex.gen.model import packed
 from atriplex.gen.model.generate import shipped
 from atriplex.rtl.engine.matvec import taking
 from atriplex.rtl.formats._blocks import Rule, block_format_named
-from atriplex.sim.engine.model import Coded, Dual, in_turn, rows_of
+from atriplex.sim.engine.model import Coded, Planes, in_turn, rows_of
 from atriplex.sim.formats.blocks import dequantise, quantise
 
 RNG = np.random.default_rng(1)
@@ -25,6 +25,7 @@ WEIGHTS = (RNG.normal(size=(24, 80)) * RNG.uniform(0.2, 3, (24, 1))).astype(np.f
 NAMES = (
     *("ternary", "int8", "int4", "int2", "mxint8", "mxint4", "mxfp4", "mxfp6", "mxfp6_e3m2"),
     *("mxfp8", "bfp4", "fp4_e2m1", "fp6_e2m3", "posit4_1", "posit8_0", "bipolar4", "fdb"),
+    *("hlq2", "hlq3"),
 )
 
 
@@ -82,10 +83,10 @@ def test_there_is_a_core_for_a_format(name: str) -> None:
 
 def test_planes_and_factors_are_those_of_a_groups_levels() -> None:
     found = dual(WEIGHTS)
-    assert isinstance(found, Dual) and np.abs(found.alphas).max() == 127
+    assert isinstance(found, Planes) and np.abs(found.factors).max() == 127
     for group in range(2):
         part = found.codes[:, 64 * group : 64 * group + 64]
-        one, two = found.alphas[:, :, group]
+        one, two = found.factors[:, :, group].T
         for row in range(24):
             levels = {0, int(one[row]), int(two[row]), int(one[row] + two[row])}
             assert set(part[row].tolist()) <= levels

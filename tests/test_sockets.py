@@ -90,7 +90,7 @@ def test_a_ternary_model_tells_the_same_through_each_core(name: str) -> None:
 
 
 def cli(*words: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "atriplex.gen.cli", *words, "--json"]
+    command = [str(Path(sys.executable).parent / "atriplex"), *words, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

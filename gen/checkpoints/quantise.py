@@ -15,9 +15,12 @@
   scales from that of the largest magnitude down to a 16th of it, the one of least squared error.
 - :func:`dual`: flexible dual binarisation (``fdb``) in groups of 64 inputs, factors rounded to 8
   bits of the matrix's largest.
+- :func:`hierarchical`: hierarchical linear quantisation (``hlq2``, ``hlq3``) in the same groups,
+  factors and offsets rounded to 8 bits of the matrix's largest.
 
 Source: BitNet b1.58, arXiv 2402.17764, equations 1 to 3, with the clamped mean of its code; OCP
-Microscaling Formats v1.0; DB-LLM, arXiv 2402.11960.
+Microscaling Formats v1.0; DB-LLM, arXiv 2402.11960;
+ELUTQ, arXiv 2510.19482.
 """
 
 import dataclasses
@@ -38,18 +41,20 @@ from ...rtl.formats._formats import (
     PositFormat,
     format_named,
 )
-from ...sim.engine.model import Coded, Dual, Integer, Ternary
-from ...sim.formats import blocks
+from ...sim.engine.model import Coded, Integer, Planes, Ternary
+from ...sim.formats import blocks, hlq
 from ...sim.formats.codec import decode, encode, grouped, largest, step_of
 from ...sim.formats.dual import binarise, fit
 from .checkpoint import Checkpoint, Tensor
 
 Target = str
-"""Name of a format: ``ternary``, ``int8``, ``mxfp4``, ``posit8_0``, ``fdb`` ..."""
+"""Name of a format: ``ternary``, ``int8``, ``mxfp4``, ``posit8_0``, ``fdb``, ``hlq2`` ..."""
 SPREAD = 15
 """Most powers of two between the blocks of a matrix."""
 GROUP = 64
-"""Inputs that share the factors of dual bits."""
+"""Inputs that share the factors of planes of bits."""
+TOP = 127
+"""The largest factor."""
 SCALES = 65
 _ROWS = 1 << 20
 """Elements that are widened at a time."""
@@ -188,16 +193,41 @@ def bits_of(format_: Format) -> int:
     return int(largest(format_) * 2.0 ** -step_of(format_)).bit_length()
 
 
-def dual(matrix: NDArray[np.float32]) -> Dual:
+def dual(matrix: NDArray[np.float32]) -> Planes:
     """Two planes of bits, and two factors of 8 bits for each group of inputs."""
     _peak(matrix)
     made = fit(matrix, GROUP)
     rows, columns = matrix.shape
-    peak = float(np.abs(made.alphas).max(initial=0.0)) or 127.0
-    scale = float(np.float32(peak / 127))
+    scale = _factor_scale(made.alphas)
     alphas = np.rint(made.alphas / scale).astype(np.int16)
     planes = binarise(grouped(matrix.astype(np.float64), GROUP), alphas * scale)
-    return Dual(planes.reshape(2, rows, -1)[:, :, :columns], alphas, scale, GROUP)
+    planes = planes.reshape(2, rows, -1)[:, :, :columns]
+    return Planes(planes.swapaxes(0, 1), alphas.swapaxes(0, 1), scale, GROUP)
+
+
+def hierarchical(
+    matrix: NDArray[np.float32], bits: int, group: int = GROUP, top: int = TOP, rounds: int = 10
+) -> Planes:
+    """Planes of bits, a factor for each and an offset, of at most ``top``, for a group of inputs.
+
+    ``rounds`` of the fit: with 0 the levels of a group are evenly spaced, but for the rounding.
+    """
+    _peak(matrix)
+    made = hlq.fit(matrix, bits, group, rounds)
+    rows, columns = matrix.shape
+    scale = _factor_scale(np.concatenate((made.scales, made.offsets[None])), top)
+    factors, offsets = np.rint(made.scales / scale), np.rint(made.offsets / scale)
+    given = grouped(matrix.astype(np.float64), group, "edge")
+    codes = hlq.nearest(given, factors * scale, offsets * scale).reshape(rows, -1)[:, :columns]
+    planes = (codes[:, None] >> np.arange(bits)[:, None] & 1).astype(np.uint8)
+    factors, offsets = factors.astype(np.int16), offsets.astype(np.int16)
+    return Planes(planes, factors.swapaxes(0, 1), scale, group, offsets)
+
+
+def _factor_scale(factors: NDArray[np.float64], top: int = TOP) -> float:
+    """What 1 of the rounded factors stands for, the largest being ``top``."""
+    peak = float(np.abs(factors).max(initial=0.0)) or float(top)
+    return float(np.float32(peak / top)) or 1.0
 
 
 def values(tensor: Tensor) -> NDArray[np.float32]:
@@ -215,6 +245,8 @@ def matrix(tensor: Tensor, target: Target) -> Tensor:
         return ternary(tensor)
     if target == "fdb":
         return dual(tensor)
+    if found := re.fullmatch("hlq([1-4])", target):
+        return hierarchical(tensor, int(found[1]))
     try:
         if re.fullmatch("mx.*|bfp.*", target):
             return blocked(tensor, target)
@@ -225,7 +257,7 @@ def matrix(tensor: Tensor, target: Target) -> Tensor:
             return elements(tensor, target)
     except FormatError:
         pass
-    shown = "ternary, int8, int4, mxint8, mxfp4, fp4_e2m1, posit8_0, bipolar4, fdb"
+    shown = "ternary, int8, int4, mxint8, mxfp4, fp4_e2m1, posit8_0, bipolar4, fdb, hlq2"
     raise QuantiseError(f"no projection can be brought to {target!r}; there are {shown} and others")
 
 

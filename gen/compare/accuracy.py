@@ -7,6 +7,7 @@ that are ternary are those of the small model that was trained so, on the same t
 """
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -25,12 +26,13 @@ from ...sim.engine.generate import generate
 from ...sim.engine.reference import Reference
 from ...sim.formats.blocks import dequantise, quantise
 from ...sim.formats.codec import decode, encode, largest
-from ..checkpoints.quantise import block_format, matrix, nearest, values
+from ..checkpoints.quantise import GROUP, block_format, matrix, nearest, values
 from ..model import packed
 from ..model.evaluate import Windows, loss
 from ..model.generate import shipped
 
 Floats = NDArray[np.float32]
+Rounding = Callable[[Any], Floats]
 TEXTS = 16
 FLOATS = "float32"
 
@@ -39,8 +41,16 @@ def perplexity(weights: str, activations: str) -> float:
     """Of the texts, with both rounded to these formats; ``float32`` rounds nothing."""
     trained = weights == "ternary"
     model = packed.load(shipped("storybook-small" if trained else TWIN)).model
-    rounds = functools.partial(rounded_activations, activations)
-    return float(np.exp(loss(_Rounded(model, weights, rounds), texts())))
+    return perplexity_of(
+        model,
+        functools.partial(rounded_weights, weights),
+        functools.partial(rounded_activations, activations),
+    )
+
+
+def perplexity_of(model: Any, weights: Rounding, activations: Rounding) -> float:
+    """Of the texts by a model whose projections and their inputs are rounded so."""
+    return float(np.exp(loss(_Rounded(model, weights, activations), texts())))
 
 
 TWIN = "storybook-small-float"
@@ -50,7 +60,7 @@ TWIN = "storybook-small-float"
 def texts() -> Windows:
     """Inputs and targets: texts that the float model writes."""
     file = packed.load(shipped(TWIN))
-    model = _Rounded(file.model, FLOATS, lambda x: x)
+    model = _Rounded(file.model, values, lambda x: x)
     length = file.model.config.context
     written = [
         np.array([0, *generate(model, [0], length, temperature=1.0, seed=seed)])
@@ -67,14 +77,14 @@ def weights_of_a_token() -> int:
 class _Rounded(Reference):
     """The reference in float32, with rounded weights and inputs of projections."""
 
-    def __init__(self, model: Any, weights: str, rounds: Callable[[Floats], Floats]):
+    def __init__(self, model: Any, weights: Rounding, rounds: Rounding):
         super().__init__(model, quantise=False)
-        self.format, self.rounds = weights, rounds
+        self.weights, self.rounds = weights, rounds
 
     def _project(self, x: Floats, weight: Any) -> Floats:
         made = self._weights.get(id(weight))
         if made is None:
-            made = self._weights[id(weight)] = rounded_weights(self.format, weight).T
+            made = self._weights[id(weight)] = self.weights(weight).T
         return self.rounds(x) @ made
 
 
@@ -130,7 +140,10 @@ def _blocks(name: str, x: Floats) -> Floats:
 def bits_per_weight(name: str) -> float:
     """Storage of a weight, with what a block's scale adds."""
     if name == "fdb":
-        return 2 + 2 * 8 / 64
+        return 2 + 2 * 8 / GROUP
+    if found := re.fullmatch("hlq([1-4])", name):
+        bits = int(found[1])
+        return bits + (bits + 1) * 8 / GROUP
     try:
         return block_format_named(name).bits_per_element
     except FormatError:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import struct
 import tempfile
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from ...sim.engine.model import (
     Model,
     ModelConfig,
     ModelError,
+    Planes,
     Ternary,
     expected_shapes,
 )
@@ -39,6 +41,9 @@ PREAMBLE = struct.Struct("<4sHHIQ32s")
 ALIGN = 4
 TRITS = 5
 LAST_CODE = 3**TRITS - 1
+FACTOR_END = 127.5
+PLANES = re.compile("hlq([1-4])g([1-9][0-9]{0,3})")
+"""Encoding of planes of bits: how many, and the inputs of a group."""
 
 _DIGITS = np.array(
     [[code // 3**digit % 3 - 1 for digit in range(TRITS)] for code in range(LAST_CODE + 1)],
@@ -92,6 +97,19 @@ def unpack_trits(codes: NDArray[np.uint8], count: int) -> NDArray[np.int8]:
     return trits[:count]
 
 
+def pack_planes(name: str, matrix: Planes) -> bytes:
+    """Offsets and factors, then planes: eight bits a byte, the lowest first, by row and plane.
+
+    Of factors a byte each, by row and plane, the offset as if it were the first plane.
+    """
+    assert matrix.offsets is not None
+    factors = np.concatenate((matrix.offsets[:, None], matrix.factors), axis=1)
+    if np.abs(factors + 0.5).max(initial=0) > FACTOR_END:
+        raise ValueError(f"tensor {name} has factors that are not in -128..127")
+    bits = np.packbits(matrix.planes, axis=2, bitorder="little")
+    return factors.astype(np.int8).tobytes() + bits.tobytes()
+
+
 def encode(file: ModelFile) -> bytes:
     """The bytes of a packed file. Raises :class:`ValueError` for contents it cannot hold."""
     if len(file.tokenizer) != file.model.config.vocab:
@@ -113,10 +131,13 @@ def encode(file: ModelFile) -> bytes:
             encoding, shape = "int8", tensor.codes.shape
             payload += struct.pack("<f", _scale(name, tensor.scale))
             payload += tensor.codes.astype(np.int8).tobytes()
+        elif isinstance(tensor, Planes) and tensor.offsets is not None:
+            encoding, shape = f"{tensor.format}g{tensor.group}", tensor.codes.shape
+            payload += struct.pack("<f", _scale(name, tensor.scale)) + pack_planes(name, tensor)
         elif not isinstance(tensor, np.ndarray):
             raise ValueError(
-                f"tensor {name} is of {tensor.format}; projections of an .atx file are trits or "
-                "float16"
+                f"tensor {name} is of {tensor.format}; projections of an .atx file are trits, "
+                "hlq1 to hlq4 or float16"
             )
         elif tensor.ndim == 2:
             encoding, shape = "float16", tensor.shape
@@ -201,8 +222,29 @@ def _encoding(name: str, shape: tuple[int, ...], entry: object) -> str:
         return "int8"
     if len(shape) == 1:
         return "float32"
-    floats = isinstance(entry, dict) and entry.get("encoding") == "float16"
-    return "float16" if floats else "trit5"
+    said = entry.get("encoding") if isinstance(entry, dict) else None
+    return str(said) if said == "float16" or _planes(said) else "trit5"
+
+
+def _planes(encoding: object) -> tuple[int, int] | None:
+    """Planes and inputs of a group, if it is an encoding of planes."""
+    found = PLANES.fullmatch(encoding) if isinstance(encoding, str) else None
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _size(encoding: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor."""
+    elements = math.prod(shape)
+    if planes := _planes(encoding):
+        bits, group = planes
+        rows, columns = shape
+        return 4 + rows * ((bits + 1) * -(-columns // group) + bits * -(-columns // 8))
+    return {
+        "int8": 4 + elements,
+        "trit5": 4 + -(-elements // TRITS),
+        "float16": 2 * elements,
+        "float32": 4 * elements,
+    }[encoding]
 
 
 class _Reader:
@@ -266,13 +308,7 @@ class _Reader:
         shapes = expected_shapes(config)
         for entry, (name, shape) in zip(header["tensors"], shapes.items(), strict=True):
             encoding = _encoding(name, shape, entry)
-            elements = math.prod(shape)
-            size = {
-                "int8": 4 + elements,
-                "trit5": 4 + -(-elements // TRITS),
-                "float16": 2 * elements,
-                "float32": 4 * elements,
-            }[encoding]
+            size = _size(encoding, shape)
             offset = end + -end % ALIGN
             expected = {
                 "name": name,
@@ -300,7 +336,7 @@ class _Reader:
 
     def tensor(
         self, name: str, encoding: str, shape: tuple[int, ...], offset: int, size: int
-    ) -> "NDArray[np.float32] | Ternary | Embedding":
+    ) -> "NDArray[np.float32] | Ternary | Planes | Embedding":
         if encoding.startswith("float"):
             each = int(encoding[5:]) // 8
             values = np.frombuffer(self.contents, f"<f{each}", size // each, offset)
@@ -317,6 +353,8 @@ class _Reader:
             codes = np.frombuffer(self.contents, np.int8, size - 4, offset + 4)
             return Embedding(codes.reshape(shape).copy(), scale)
         codes = np.frombuffer(self.contents, np.uint8, size - 4, offset + 4)
+        if planes := _planes(encoding):
+            return self.planes(name, codes, shape, scale, *planes, offset + 4)
         try:
             return Ternary(unpack_trits(codes, math.prod(shape)).reshape(shape), scale)
         except ValueError as error:
@@ -325,3 +363,25 @@ class _Reader:
             raise self.fail(
                 offset + 4 + index, f"a code of five trits in tensor {name}", error
             ) from None
+
+    def planes(
+        self,
+        name: str,
+        codes: NDArray[np.uint8],
+        shape: tuple[int, ...],
+        scale: float,
+        bits: int,
+        group: int,
+        offset: int,
+    ) -> Planes:
+        rows, columns = shape
+        groups, wide = -(-columns // group), -(-columns // 8)
+        split = rows * (bits + 1) * groups
+        factors = codes[:split].view(np.int8).reshape(rows, bits + 1, groups).astype(np.int16)
+        packed = codes[split:].reshape(rows, bits, wide)
+        planes = np.unpackbits(packed, axis=2, bitorder="little")
+        wrong = np.flatnonzero(planes[:, :, columns:].any(axis=2))
+        if wrong.size:
+            at = offset + split + (int(wrong[0]) + 1) * wide - 1
+            raise self.fail(at, f"zero bits behind a row of tensor {name}", "others")
+        return Planes(planes[:, :, :columns], factors[:, 1:], scale, group, factors[:, 0])

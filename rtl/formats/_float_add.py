@@ -14,6 +14,9 @@ from ._decode import name_faults
 from ._formats import FloatFormat, Special, format_named
 from ._shift import late, shifted_right
 
+SINGLE = FloatFormat("fp32", 8, 23, 127, Special.IEEE)
+"""Float32, which is no format of elements."""
+
 BELOW = 3
 """Bits below the last place: two, and one for all that is under them.
 
@@ -24,10 +27,17 @@ one place apart, and nothing had been shifted out.
 
 @dataclass(frozen=True, kw_only=True)
 class FloatAddConfig(Config):
-    format: str = param("fp16", "name of the format, one with infinities")
-    stages: int = param(0, "registers: behind the addition, the alignment, the shifter", ge=0, le=3)
+    format: str = param("fp16", "name of the format, one with infinities, or fp32")
+    stages: int = param(
+        0,
+        "registers: behind addition, alignment, shifter, comparison, half the shifter",
+        ge=0,
+        le=5,
+    )
 
     def faults(self) -> Iterator[str]:
+        if self.format == SINGLE.name:
+            return
         wrong = list(name_faults(self.format))
         yield from wrong
         if not wrong and getattr(format_named(self.format), "special", None) is not Special.IEEE:
@@ -35,7 +45,7 @@ class FloatAddConfig(Config):
 
     @property
     def of_format(self) -> FloatFormat:
-        found = format_named(self.format)
+        found = SINGLE if self.format == SINGLE.name else format_named(self.format)
         assert isinstance(found, FloatFormat)
         return found
 
@@ -89,23 +99,33 @@ class FloatAdd(wiring.Component):
         differ = self.a[-1] ^ self.b[-1]
         large_normal, small_normal = large[mantissa:].any(), small[mantissa:].any()
         # The exponent of subnormal numbers is that of the smallest normal ones.
-        top = Signal(format_.exponent)
-        m.d.comb += top.eq(Cat(large[mantissa] | ~large_normal, large[mantissa + 1 :]))
-        small_top = Cat(small[mantissa] | ~small_normal, small[mantissa + 1 :])
-        distance = Signal(format_.exponent)
-        m.d.comb += distance.eq(top - small_top)
-        special = large[mantissa:].all()
-        nan = special & (large[:mantissa].any() | (differ & small[mantissa:].all()))
-        aligned, lost = self._aligned(m, Cat(small[:mantissa], small_normal), distance)
+        tops, specials, nans = [], [], []
+        for number in (self.a, self.b):
+            field = number[mantissa:fields]
+            tops.append(Cat(field[0] | ~field.any(), field[1:]))
+            specials.append(field.all())
+            nans.append(field.all() & number[:mantissa].any())
+        top, distance = Signal(format_.exponent), Signal(format_.exponent)
+        # Beside the comparison, not behind it.
+        m.d.comb += [
+            top.eq(Mux(swap, tops[1], tops[0])),
+            distance.eq(Mux(swap, tops[1] - tops[0], tops[0] - tops[1])),
+        ]
+        special = specials[0] | specials[1]
+        nan = nans[0] | nans[1] | (specials[0] & specials[1] & differ)
         parts = {
             "large": Cat(large[:mantissa], large_normal),
-            "aligned": Cat(lost, aligned),
+            "small": Cat(small[:mantissa], small_normal),
+            "distance": distance,
             "top": top,
             "sign": sign,
             "differ": differ,
             "special": special,
             "nan": nan,
         }
+        parts = self._late(m, "compared", stages >= 4, parts)
+        aligned, lost = self._aligned(m, parts.pop("small"), parts.pop("distance"))
+        parts = {**parts, "aligned": Cat(lost, aligned)}
         parts = self._late(m, "aligned", stages >= 2, parts)
 
         differ, width = parts["differ"], mantissa + 1 + BELOW
@@ -116,13 +136,11 @@ class FloatAdd(wiring.Component):
         kept = {name: parts[name] for name in ("top", "sign", "differ", "special", "nan")}
         parts = self._late(m, "added", stages >= 1, {"total": total, **kept})
 
-        shifted, count, sign = self._normalised(m, parts)
+        shifted, count, parts = self._normalised(m, parts)
         field = Signal(format_.exponent)
         m.d.comb += field.eq(parts["top"] + 1 - count)
-        rest = {name: parts[name] for name in ("special", "nan")}
-        parts = self._late(
-            m, "shifted", stages >= 3, {"shifted": shifted, "field": field, "sign": sign, **rest}
-        )
+        rest = {name: parts[name] for name in ("sign", "special", "nan")}
+        parts = self._late(m, "shifted", stages >= 3, {"shifted": shifted, "field": field, **rest})
 
         # Without a leading one it is subnormal or 0.  A carry out of the mantissa is the field's.
         shifted, special, nan = parts["shifted"], parts["special"], parts["nan"]
@@ -136,15 +154,17 @@ class FloatAdd(wiring.Component):
         m.d.comb += self.y.eq(Cat(rounded, parts["sign"] & ~nan))
         return m
 
-    def _normalised(self, m: Module, parts: dict[str, Any]) -> tuple[Value, Value, Value]:
-        """The sum with its leading one at the top, by how much it was moved, and its sign.
+    def _normalised(self, m: Module, parts: dict[str, Any]) -> tuple[Value, Value, dict[str, Any]]:
+        """The sum with its leading one at the top, by how much it was moved, and the other parts.
 
         It is moved by ``top`` at most, for there subnormal numbers begin.  Each step asks whether
         the highest bits are zeros and the step is below what is left of ``top``: that is so once
         one of its bits was set and its step not taken, else if its own bit is.
         """
-        value, top, count = parts["total"], parts["top"], []
+        parts = dict(parts)
+        value, top, count = parts.pop("total"), parts["top"], []
         exact = value.any()
+        parts["sign"] &= exact | ~parts.pop("differ")
         steps = (len(value) - 1).bit_length()
         free = top[steps:].any()
         for bit in reversed(range(steps)):
@@ -158,7 +178,12 @@ class FloatAdd(wiring.Component):
             free = free | (within & ~moves)
             value = after
             count.insert(0, moves)
-        return value, Cat(count), parts["sign"] & (exact | ~parts["differ"])
+            if bit == steps // 2:
+                half = {"value": value, "free": free, "count": Cat(count), **parts}
+                parts = self._late(m, "half", self.config.stages >= 5, half)
+                value, free, top = parts.pop("value"), parts.pop("free"), parts["top"]
+                count = [parts.pop("count")]
+        return value, Cat(count), parts
 
     def _aligned(self, m: Module, value: Value, distance: Value) -> tuple[Value, Value]:
         """The smaller number moved down, with two bits more, and whether any bit left."""

@@ -201,27 +201,42 @@ class Coded:
 
 
 @dataclass(frozen=True, eq=False)
-class Dual:
-    """Flexible dual binarisation: two planes of bits, and two factors for each group of inputs.
+class Planes:
+    """Planes of bits, each with a factor for each group of inputs, and an offset for each group.
 
-    ``value = (alphas[0] * planes[0] + alphas[1] * planes[1]) * scale``; ``planes`` (2, outputs,
-    inputs) are 0 or 1, ``alphas`` (2, outputs, groups) integers; a group has ``group`` inputs.
+    ``value = (offsets + factors[:, 0] * planes[:, 0] + factors[:, 1] * planes[:, 1] + ...) *
+    scale``; ``planes`` (outputs, planes, inputs) are 0 or 1, ``factors`` (outputs, planes, groups)
+    and ``offsets`` (outputs, groups) integers; a group has ``group`` inputs.  Without offsets and
+    with two planes this is flexible dual binarisation, with offsets hierarchical linear
+    quantisation.
     """
 
     planes: NDArray[np.uint8]
-    alphas: NDArray[np.int16]
+    factors: NDArray[np.int16]
     scale: float
     group: int = 64
+    offsets: NDArray[np.int16] | None = None
 
-    bits = 2
-    format = "fdb"
+    @property
+    def bits(self) -> int:
+        """Planes that there are."""
+        return self.planes.shape[1]
+
+    @property
+    def format(self) -> str:
+        """Name of the number format."""
+        return "fdb" if self.offsets is None else f"hlq{self.bits}"
 
     @functools.cached_property
     def codes(self) -> NDArray[np.int64]:
         """The values in units of ``scale``."""
-        factors = np.repeat(self.alphas, self.group, axis=2)[..., : self.planes.shape[2]]
-        factors = factors.astype(np.int64)
-        return (factors * self.planes).sum(axis=0)
+        values = (self._of_inputs(self.factors) * self.planes).sum(axis=1)
+        return values if self.offsets is None else values + self._of_inputs(self.offsets)
+
+    def _of_inputs(self, each: NDArray[np.int16]) -> NDArray[np.int64]:
+        """What groups have, for each of their inputs."""
+        spread = np.repeat(each, self.group, axis=-1)[..., : self.planes.shape[2]]
+        return spread.astype(np.int64)
 
     @property
     def unit(self) -> float:
@@ -229,14 +244,12 @@ class Dual:
         return self.scale
 
 
-Matrix = Ternary | Integer | Coded | Dual
+Matrix = Ternary | Integer | Coded | Planes
 """What a projection may be."""
 
 
 def rows_of(matrix: Any, order: NDArray[np.int64]) -> Any:
     """The matrix with its rows in another order."""
-    if isinstance(matrix, Dual):
-        return Dual(matrix.planes[:, order], matrix.alphas[:, order], matrix.scale, matrix.group)
     return dataclasses.replace(
         matrix,
         **{
@@ -250,15 +263,13 @@ def rows_of(matrix: Any, order: NDArray[np.int64]) -> Any:
 def in_turn(one: Any, other: Any) -> Any:
     """A matrix of the rows of two of one kind in turn; its scale means nothing."""
 
-    def joined(a: NDArray[Any], b: NDArray[Any], axis: int) -> NDArray[Any]:
-        stacked = np.stack((a, b), axis=axis + 1)
-        return stacked.reshape(*a.shape[:axis], -1, *a.shape[axis + 1 :])
+    def joined(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+        return np.stack((a, b), axis=1).reshape(-1, *a.shape[1:])
 
-    axis = 1 if isinstance(one, Dual) else 0
     return dataclasses.replace(
         one,
         **{
-            field.name: joined(value, getattr(other, field.name), axis)
+            field.name: joined(value, getattr(other, field.name))
             for field in dataclasses.fields(one)
             if isinstance(value := getattr(one, field.name), np.ndarray)
         },

@@ -58,9 +58,9 @@ def fit(values: ArrayLike, bits: int, group: int = 128, rounds: int = 10) -> Hie
     step = (high - low) / ((1 << bits) - 1)
     scales, offsets = np.stack([step * 2**b for b in range(bits)]), low
     for _ in range(rounds):
-        scales, offsets = _solved(given, _nearest(given, scales, offsets), scales, offsets)
+        scales, offsets = _solved(given, nearest(given, scales, offsets), scales, offsets)
     scales, offsets = (x.astype(np.float16).astype(np.float64) for x in (scales, offsets))
-    return Hierarchical(_nearest(given, scales, offsets), scales, offsets)
+    return Hierarchical(nearest(given, scales, offsets), scales, offsets)
 
 
 def _levels(scales: Floats, offsets: Floats) -> Floats:
@@ -71,7 +71,8 @@ def _levels(scales: Floats, offsets: Floats) -> Floats:
     return levels
 
 
-def _nearest(values: Floats, scales: Floats, offsets: Floats) -> NDArray[np.uint8]:
+def nearest(values: Floats, scales: Floats, offsets: Floats) -> NDArray[np.uint8]:
+    """The codes of the levels nearest to ``values`` (..., groups, size)."""
     levels = _levels(scales, offsets)
     far = np.abs(values[..., None] - levels[..., None, :])
     return far.argmin(axis=-1).astype(np.uint8)

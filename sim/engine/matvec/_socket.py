@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...types import Transfers
-from ..model import Integer, Matrix, Model, ModelError, Tensor, Ternary
+from ..model import Integer, Matrix, Model, ModelError, Planes, Tensor, Ternary
 
 if TYPE_CHECKING:
     from ....rtl.engine.engine import EngineConfig
@@ -88,6 +88,18 @@ class Socket:
         padded = np.pad(values, ((0, 0), (0, -values.shape[1] % self.lanes)))
         return padded.reshape(len(values), -1, self.lanes)
 
+    def check_groups(self, matrix: Planes) -> None:
+        """Raises :class:`ModelError` where a tile would have the factors of two groups."""
+        if matrix.group % self.lanes and matrix.planes.shape[2] > matrix.group:
+            raise ModelError(
+                f"groups of {matrix.group} inputs are no whole tiles of {self.lanes} lanes"
+            )
+
+    def of_tiles(self, matrix: Planes, each: np.ndarray) -> np.ndarray:
+        """What groups have (..., groups), for each of their tiles."""
+        tiles = -(-matrix.planes.shape[2] // self.lanes)
+        return np.repeat(each, max(matrix.group // self.lanes, 1), axis=-1)[..., :tiles]
+
     def model(self, model: Model) -> Model:
         """The model with every projection as the core takes it; :class:`ModelError`."""
         tensors: dict[str, Tensor] = {}
@@ -114,6 +126,19 @@ def random_integers(rng: np.random.Generator, rows: int, columns: int, bits: int
     top = 1 << bits - 1
     codes = rng.integers(-top, top, (rows, columns)).astype(np.int8)
     return Integer(codes, float(rng.uniform(1, 4) / np.sqrt(columns) / top), bits)
+
+
+def random_planes(
+    rng: np.random.Generator, shape: tuple[int, int, int], group: int, bits: int, *, offsets: bool
+) -> Planes:
+    """Planes (rows, planes, columns) with factors, and offsets, of all the values of ``bits``."""
+    rows, _, columns = shape
+    top, groups = 1 << bits - 1, -(-columns // group)
+    planes = rng.integers(0, 2, shape).astype(np.uint8)
+    factors = rng.integers(-top, top, (*shape[:2], groups)).astype(np.int16)
+    zeros = rng.integers(-top, top, (rows, groups)).astype(np.int16) if offsets else None
+    scale = float(rng.uniform(1, 3) / np.sqrt(columns) / top)
+    return Planes(planes, factors, scale, group, zeros)
 
 
 def widened(one: Matrix, other: Matrix) -> tuple[Matrix, Matrix]:

@@ -26,7 +26,7 @@ from . import blocks
 from .arrays import sharing
 from .compare.costs import multipliers
 from .describe import markdown
-from .sail import reuse, tables
+from .sail import overhead, reuse, tables
 from .selection import selection
 from .simd import simd
 from .verilog import emit
@@ -358,6 +358,7 @@ SECTIONS: dict[str, Callable[..., Iterator[Row]]] = {
         multipliers,
         tables,
         reuse,
+        overhead,
         speed,
         growth,
         models,

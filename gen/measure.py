@@ -70,13 +70,14 @@ def placed(design: Design, board: Any, *, dsp: bool = False, out_of_context: boo
     return Placed(*json.loads((made / "placed.json").read_text()))
 
 
-def mapped(design: Design, library: Any) -> Mapped:
-    """Mapped to the library's cells, without wires."""
+def mapped(design: Design, library: Any, *, memory_bits: int | None = None) -> Mapped:
+    """Mapped to the library's cells, without wires; memories of ``memory_bits`` are flip-flops."""
     from ..asic import flow
 
+    changes = {} if memory_bits is None else {"memory_bits": memory_bits}
     key = [
         design.text,
-        f"{tools.find('yosys').version}",
+        f"{tools.find('yosys').version} {changes}",
         library.name,
         *(f"{file} {file.stat().st_mtime_ns}" for file in library.files),
         *_sources(flow),
@@ -85,7 +86,7 @@ def mapped(design: Design, library: Any) -> Mapped:
     def fill(work: Path) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(scratch) / "out"
-            found = flow.build(design, library, out)
+            found = flow.build(design, library, out, **changes)
             (work / "netlist.v").write_bytes((out / found.netlist).read_bytes())
             if (out / "memories.v").exists():  # what the energy of the netlist needs beside it
                 (work / "memories.v").write_bytes((out / "memories.v").read_bytes())

@@ -37,8 +37,9 @@ class PatternReuseConfig(Config):
 
     @property
     def storage(self) -> int:
-        """Bits kept: of each entry the row, its pattern, and whether there is one."""
-        return self.entries * (self.cols * self.width + self.pattern + 1)
+        """Bits kept: of each entry the row and its pattern, of each pattern where it would be."""
+        where = (1 << self.pattern) * (ceil_log2(self.entries) or 1)
+        return self.entries * (self.cols * self.width + self.pattern) + where
 
 
 class PatternReuse(wiring.Component):

@@ -48,9 +48,9 @@ def placed(design: Design, board: Any, *, dsp: bool = False, out_of_context: boo
     key = [
         design.text,
         repr(board),
-        f"{dsp} {out_of_context}",
+        f"{dsp} {out_of_context} {Placed.__match_args__}",
         *(f"{tool.name} {tool.version}" for tool in used),
-        *_sources(flow),
+        Path(flow.__file__).read_bytes(),
     ]
 
     def fill(work: Path) -> None:
@@ -71,22 +71,25 @@ def placed(design: Design, board: Any, *, dsp: bool = False, out_of_context: boo
 
 
 def mapped(design: Design, library: Any, *, memory_bits: int | None = None) -> Mapped:
-    """Mapped to the library's cells, without wires; memories of ``memory_bits`` are flip-flops."""
+    """Mapped to the library's cells, without wires.
+
+    Memories up to ``memory_bits``, unasked the flow's own number, are flip-flops.
+    """
     from ..asic import flow
 
-    changes = {} if memory_bits is None else {"memory_bits": memory_bits}
+    flops = flow.MEMORY_BITS if memory_bits is None else memory_bits
     key = [
         design.text,
-        f"{tools.find('yosys').version} {changes}",
+        f"{tools.find('yosys').version} {flops} {Mapped.__match_args__}",
         library.name,
         *(f"{file} {file.stat().st_mtime_ns}" for file in library.files),
-        *_sources(flow),
+        Path(flow.__file__).read_bytes(),
     ]
 
     def fill(work: Path) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(scratch) / "out"
-            found = flow.build(design, library, out, **changes)
+            found = flow.build(design, library, out, memory_bits=flops)
             (work / "netlist.v").write_bytes((out / found.netlist).read_bytes())
             if (out / "memories.v").exists():  # what the energy of the netlist needs beside it
                 (work / "memories.v").write_bytes((out / "memories.v").read_bytes())
@@ -94,9 +97,5 @@ def mapped(design: Design, library: Any, *, memory_bits: int | None = None) -> M
         (work / "mapped.json").write_text(json.dumps(values))
 
     made = cache.folder("mapped", key, fill)
-    area, nand2, mhz, memory_bits = json.loads((made / "mapped.json").read_text())
-    return Mapped(area, nand2, mhz, memory_bits, made / "netlist.v")
-
-
-def _sources(flow: Any) -> list[bytes]:
-    return [Path(str(file)).read_bytes() for file in (__file__, flow.__file__)]
+    area, nand2, mhz, macros = json.loads((made / "mapped.json").read_text())
+    return Mapped(area, nand2, mhz, macros, made / "netlist.v")

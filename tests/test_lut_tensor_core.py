@@ -267,7 +267,7 @@ def test_costs_of_the_choices() -> None:
         return float(rows[name][unit]) / float(paper[unit])
 
     assert float(paper["LUT4"]) < 80 / 2
-    assert float(ours["LUT4"]) < 30 and float(ours["NAND2"]) < 205
+    assert float(ours["LUT4"]) < 29 and float(ours["NAND2"]) < 190
     assert more("addresses complemented inside", "LUT4") > 1.03
     assert 0.98 < more("addresses complemented inside", "NAND2") < 1.02  # no more than mapping is
     assert more("whole tables", "LUT4") > 1.6 and more("whole tables", "NAND2") > 1.35

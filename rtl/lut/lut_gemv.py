@@ -49,7 +49,7 @@ class LutGemvConfig(Config):
     table: str = param("block", "what holds the tables", choices=TABLES)
     share: int = param(1, "block, lutram: tables that one adder builds in turn", ge=1, le=64)
     act_width: int = param(8, "bits of one signed activation", ge=2, le=16)
-    max_k: int = param(2560, "longest vector, a multiple of group * groups", ge=2, le=1 << 20)
+    max_k: int = param(384, "longest vector, a multiple of group * groups", ge=2, le=1 << 20)
     memory_stage: bool = param(True, "register what memories give; block RAM is slow to read")
     stage: int = param(2, "adder levels between pipeline registers; 0 for none", ge=0, le=12)
     chain: int = param(2, "entries in series at each leaf of a tree, a power of two", ge=2, le=16)
@@ -57,14 +57,13 @@ class LutGemvConfig(Config):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
         "tiny": {"group": 2, "groups": 3, "rows": 2, "act_width": 4, "max_k": 24, "stage": 1},
-        "tl1": {"group": 2, "groups": 8, "half": False, "max_k": 384},
+        "tl1": {"group": 2, "groups": 8, "half": False},
         "tl2": {"group": 3, "groups": 6, "table": "lutram", "share": 2, "max_k": 36},
         "binary": {
             "code": "binary",
             "groups": 4,
             "rows": 4,
             "table": "registers",
-            "max_k": 384,
             "memory_stage": False,
         },
     }

@@ -3,6 +3,7 @@
 
 import dataclasses
 import importlib
+import itertools
 import re
 from typing import Any
 
@@ -159,6 +160,42 @@ def test_scales_cost_no_lookup_cycles() -> None:
         assert not list(outcome.complaints())
         found.append(outcome.cycles - config.scaled.latency)
     assert len(set(found)) == 1
+
+
+@pytest.mark.parametrize("convention", ["folded", "bits"])
+@pytest.mark.parametrize(
+    "table", [4, *(pytest.param(size, marks=pytest.mark.long) for size in (2, 3, 5))]
+)
+def test_every_pattern_of_a_table_with_corners_of_activations(table: int, convention: str) -> None:
+    """A row for every pattern of bits, a vector for every choice of corners, and random ones."""
+    rows = 1 << table
+    config = HlqGemvConfig(
+        planes=1,
+        group=4 * table,
+        rows=rows,
+        table=table,
+        max_k=4 * table,
+        convention=convention,
+        scale="fixed",
+        scale_width=2,
+        sharing=rows,
+    )
+    corners = (-128, 127) if table == 5 else (-128, -1, 127)
+    vectors = [*itertools.product(corners, repeat=table)]
+    vectors += RNG.integers(-128, 128, (20, table)).tolist()
+    codes = np.arange(rows)[:, None] >> np.arange(table) & 1
+    scales = np.tile([0, 1], (rows, 1, 1))
+    runs = [hlq_gemv.product(config, np.array(acts), codes, scales) for acts in vectors]
+    inputs = {
+        name: {field: np.concatenate([run[name][field] for run in runs]) for field in fields}
+        for name, fields in runs[0].items()
+    }
+    worth = 2 * codes - 1 if convention == "folded" else codes
+    sums = hlq_gemv.golden(config, inputs)["o"]["sums"].reshape(-1, rows)
+    assert sums.tolist() == (np.array(vectors) @ worth.T).tolist()
+    design = emit(blocks.find("hlq_gemv"), config)
+    outcome = simulate(design, inputs=inputs, modes=["free"], simulator="icarus")
+    assert list(outcome.complaints()) == []
 
 
 @pytest.mark.parametrize(

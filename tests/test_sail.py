@@ -216,16 +216,19 @@ def test_faults_inside_are_seen(
     assert list(simulate(design, transfers=200, simulator="icarus").complaints())
 
 
+STALE = [
+    ("(tag.data == self.i.p.pattern) &", ""),  # the value of an entry that another one took
+    ("(at.data < count) &", ""),  # the value of the table before
+    ("& ~self.i.p.flush", ""),
+    ("m.d.sync += count.eq(1)", "m.d.sync += count.eq(count)"),
+    ("place == config.entries - 1, 0, place + 1", "place == 0, 1, 0"),  # one never gives way
+    ("room.eq(~self.o.valid | self.o.ready)", "room.eq(1)"),
+]
+
+
 @pytest.mark.parametrize(
     ("sound", "fault"),
-    [
-        ("(tag.data == self.i.p.pattern) &", ""),  # the value of an entry that another one took
-        ("(at.data < count) &", ""),  # the value of the table before
-        ("& ~self.i.p.flush", ""),
-        ("m.d.sync += count.eq(1)", "m.d.sync += count.eq(count)"),
-        ("place == config.entries - 1, 0, place + 1", "place == 0, 1, 0"),  # one never gives way
-        ("room.eq(~self.o.valid | self.o.ready)", "room.eq(1)"),
-    ],
+    [pytest.param(*each, marks=[pytest.mark.long] * (n > 1)) for n, each in enumerate(STALE)],
 )
 def test_a_value_of_another_pattern_or_table_is_seen(
     sound: str, fault: str, monkeypatch: pytest.MonkeyPatch

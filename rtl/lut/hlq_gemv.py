@@ -26,7 +26,8 @@ def _rate(weights: str, planes: int, rows: int, sharing: int, **scale: Any) -> R
     """32 products a cycle, with the tables that cost least on ECP5."""
     small = {"table": 2, "tables": 2, "product": "rows"}
     values = {"planes": planes, "rows": rows, "sharing": sharing, **small, **scale}
-    return Rate(weights, "int8", rows * 4 / planes, values, rows=rows)
+    label = f"scales of {scale.get('scale', 'fp16')}"
+    return Rate(weights, "int8", rows * 4 / planes, values, rows=rows, label=label)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from ._scale_sum import PRODUCTS, SCALES, ScaleSum, ScaleSumConfig
 
 def _rate(weights: str, planes: int, rows: int, sharing: int, **scale: Any) -> Rate:
     """32 products a cycle, with the tables that cost least on ECP5."""
-    small = {"table": 2, "tables": 2, "product": "rows"}
+    small = {"table": 2, "tables": 2, "product": "rows", "max_k": 1024}
     values = {"planes": planes, "rows": rows, "sharing": sharing, **small, **scale}
     label = f"scales of {scale.get('scale', 'fp16')}"
     return Rate(weights, "int8", rows * 4 / planes, values, rows=rows, label=label)

@@ -12,6 +12,8 @@ from . import tools
 from .verilog import Design
 
 TARGET_MHZ = 100.0
+BIT_UM2 = 5.0
+"""Area assumed of a bit of SRAM with its share of the array's edges, in a process of 0.18 um."""
 
 
 @dataclass(frozen=True)

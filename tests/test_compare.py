@@ -10,6 +10,7 @@ import pytest
 from atriplex.asic.library import libraries
 from atriplex.fpga.boards import board
 from atriplex.gen.compare import costs, pictures, report
+from atriplex.gen.measure import BIT_UM2
 from atriplex.rtl.errors import AtriplexError
 from atriplex.rtl.formats._blocks import block_format_named
 from atriplex.rtl.formats._formats import FormatError, format_named
@@ -61,6 +62,13 @@ def test_a_crossover_lies_on_both_curves() -> None:
     ((name, other, (at, area)),) = pictures.crossovers(series)
     assert name.startswith("b tables") and other.startswith("b adders")
     assert at == pytest.approx(2) and area == pytest.approx(200)
+
+
+def test_memories_count_in_pictures() -> None:
+    (row,) = rows_of("", {1: 2.0})
+    row.update({"um2": 48.0, "memory bits": 10})
+    assert pictures.area(row) == pytest.approx(2 * (48 + 10 * BIT_UM2) / 48)
+    assert pictures.area({**row, "NAND2": None}) == 48 + 10 * BIT_UM2
 
 
 def test_columns_are_shown_where_they_say_something() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...rtl.errors import AtriplexError
+from ..measure import BIT_UM2
 
 Row = dict[str, Any]
 Point = tuple[float, float]
@@ -14,6 +15,7 @@ Series = dict[str, list[Point]]
 LEAST, MOST = 0.1, 1000.0
 """Losses between which the picture tells them apart, in per cent."""
 MARKERS = "osD^vP*Xdh<>p"
+AREA = f"NAND2 equivalents a product a cycle, memories at {BIT_UM2:g} um2 a bit"
 
 
 def draw(rows: Sequence[Row], folder: Path, title: str) -> None:
@@ -33,7 +35,12 @@ def draw(rows: Sequence[Row], folder: Path, title: str) -> None:
 
 def area(row: Row) -> float:
     """For a product a cycle: NAND2 equivalents, or um2 where the library has no NAND2."""
-    return row["NAND2"] or row["um2"]
+    return um2(row) * row["NAND2"] / row["um2"] if row["NAND2"] else um2(row)
+
+
+def um2(row: Row) -> float:
+    """For a product a cycle, with memories, which the table's areas leave out."""
+    return row["um2"] + BIT_UM2 * row["memory bits"]
 
 
 def loss(rows: Sequence[Row], path: Path, title: str) -> None:
@@ -61,7 +68,7 @@ def loss(rows: Sequence[Row], path: Path, title: str) -> None:
     axes.plot(*zip(*front, strict=True), drawstyle="steps-post", color="0.6", linewidth=1, zorder=0)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("NAND2 equivalents a product a cycle")
+    axes.set_xlabel(AREA)
     axes.set_ylabel(f"perplexity, % above float32 ({LEAST:g} or less, {MOST:g} or more)")
     _save(figure, axes, path, title)
 
@@ -84,7 +91,7 @@ def sharing(rows: Sequence[Row], path: Path, title: str) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xlabel("rows that share a table")
-    axes.set_ylabel("NAND2 equivalents a product a cycle")
+    axes.set_ylabel(AREA)
     _save(figure, axes, path, title)
 
 
@@ -122,7 +129,7 @@ def density(rows: Sequence[Row], path: Path, title: str) -> None:
             continue
         name = " ".join(filter(None, (row["block"], row["label"], f"x {row['activations']}")))
         points, bits = best.setdefault(name, {}), float(row["bits a weight"])
-        points[bits] = max(points.get(bits, 0.0), row["cells MHz"] / row["um2"])
+        points[bits] = max(points.get(bits, 0.0), row["cells MHz"] / um2(row))
     for (name, points), marker in zip(best.items(), itertools.cycle(MARKERS), strict=False):
         axes.plot(
             *zip(*sorted(points.items()), strict=True), label=name, marker=marker, linewidth=1

@@ -9,9 +9,6 @@ from .. import blocks, measure
 from ..verilog import emit
 from .reuse import Row, percent
 
-BIT_UM2 = 5.0
-"""Area assumed of a bit of SRAM with its share of the array's edges, in a process of 0.18 um."""
-
 
 def overhead() -> Iterator[Row]:
     """Logic beside the memory array that it serves: osu018 cells, and bits of tables and sums.
@@ -33,13 +30,13 @@ def overhead() -> Iterator[Row]:
     for name, block, config, bits, kept in designs:
         design = emit(blocks.find(block), config)
         mapped = measure.mapped(design, library("osu018"), memory_bits=128)
-        area = mapped.area + kept * BIT_UM2
+        area = mapped.area + kept * measure.BIT_UM2
         yield {
             "design": name,
             "array bits": bits,
             "reuse bits": kept,
             "cells um2": round(mapped.area),
             "um2 a column": round(mapped.area / 64),
-            "overhead": percent(area / (bits * BIT_UM2)),
-            "2 % of": f"{area / 0.02 / BIT_UM2 / 8192:.0f} KiB",
+            "overhead": percent(area / (bits * measure.BIT_UM2)),
+            "2 % of": f"{area / 0.02 / measure.BIT_UM2 / 8192:.0f} KiB",
         }

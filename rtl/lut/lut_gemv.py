@@ -77,18 +77,18 @@ class LutGemvConfig(Config):
     rates: ClassVar[tuple[Rate, ...]] = (
         *(
             _rate(group, "registers", rows, groups=groups, max_k=160 * group * groups)
-            for group, groups in ((2, 8), (3, 5), (4, 4))
+            for group, groups in ((2, 4), (3, 3), (4, 2))
             for rows in (1, 4, 16)
         ),
-        *(_rate(4, "registers", 4, bits, groups=4, act_width=bits) for bits in (4, 16)),
+        *(_rate(2, "registers", 4, bits, groups=4, max_k=1280, act_width=bits) for bits in (4, 16)),
         *(
             _rate(group, "block", rows, groups=16, max_k=96 * group)
             for group in (3, 4)
             for rows in (1, 4)
         ),
         Rate(
-            *("bipolar1", "int8", 256),
-            {"code": "binary", "groups": 4, "rows": 16, "table": "registers"},
+            *("bipolar1", "int8", 128),
+            {"code": "binary", "groups": 2, "rows": 16, "table": "registers"},
             rows=16,
             label="groups of 4, registers",
         ),

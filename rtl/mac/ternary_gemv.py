@@ -56,13 +56,13 @@ class TernaryGemvConfig(Config):
     rates: ClassVar[tuple[Rate, ...]] = tuple(
         Rate(
             *("ternary", f"int{bits}", lanes * rows),
-            {"k_lanes": lanes, "n_lanes": rows, "act_width": bits},
+            {"k_lanes": lanes, "n_lanes": rows, "act_width": bits, "max_k": 1280},
             rows=rows,
             label=f"sign-select, {lanes} lanes",
             family="lut",
         )
         for lanes, rows, bits in (
-            *((16, 1, 8), (16, 4, 8), (16, 16, 8), (64, 1, 8), (16, 4, 4), (16, 4, 16)),
+            *((8, 1, 8), (8, 4, 8), (8, 16, 8), (64, 1, 8), (8, 4, 4), (8, 4, 16)),
         )
     )
 

@@ -2,7 +2,6 @@
 """Hierarchical linear quantisation: what its unit claims, its model format, its file."""
 
 import dataclasses
-import importlib
 import itertools
 import re
 from typing import Any
@@ -11,9 +10,10 @@ import numpy as np
 import pytest
 from atriplex.gen import blocks
 from atriplex.gen.checkpoints.quantise import TOP, hierarchical, matrix, values
-from atriplex.gen.compare.accuracy import bits_per_weight
+from atriplex.gen.compare.accuracy import TWIN, bits_per_weight, perplexity_of
 from atriplex.gen.model import packed
 from atriplex.gen.model.generate import shipped
+from atriplex.gen.studies.planes import levels
 from atriplex.gen.verilog import emit
 from atriplex.rtl.lut import _bit_lookup, _scale_sum
 from atriplex.rtl.lut import hlq_gemv as rtl
@@ -314,16 +314,15 @@ def test_factors_have_8_bits_and_the_fit_is_better_than_even_levels(bits: int) -
 
 def test_a_fit_loses_less_than_even_levels_in_the_shipped_model() -> None:
     """docs/benchmarks.md has the figures; the paper has 85 % for 2 bits in groups of 128."""
-    accuracy: Any = importlib.import_module("atriplex.gen.compare.accuracy")
-    model = packed.load(shipped(accuracy.TWIN)).model
+    model = packed.load(shipped(TWIN)).model
 
     def perplexity(rounds: int) -> float:
         def rounded(weight: Any) -> Any:
             if not isinstance(weight, np.ndarray):
                 return values(weight)
-            return accuracy._levels(weight, 2, 128, rounds)
+            return levels(weight, 2, 128, rounds)
 
-        return accuracy._perplexity(model, rounded, lambda x: x)
+        return perplexity_of(model, rounded, lambda x: x)
 
     assert perplexity(10) < 0.3 * perplexity(0)
 

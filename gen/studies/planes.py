@@ -33,8 +33,8 @@ def planes() -> Iterator[dict[str, Any]]:
         )
 
     for bits, group in itertools.product((2, 3), (32, 64, 128)):
-        even = of(functools.partial(_levels, bits=bits, group=group, rounds=0))
-        fitted = of(functools.partial(_levels, bits=bits, group=group, rounds=10))
+        even = of(functools.partial(levels, bits=bits, group=group, rounds=0))
+        fitted = of(functools.partial(levels, bits=bits, group=group, rounds=10))
         integers = of(lambda weight, b=bits, g=group: values(hierarchical(weight, b, g)))
         yield {
             "bits": bits,
@@ -50,6 +50,7 @@ def planes() -> Iterator[dict[str, Any]]:
         }
 
 
-def _levels(weight: Floats, bits: int, group: int, rounds: int) -> Floats:
+def levels(weight: Floats, bits: int, group: int, rounds: int) -> Floats:
+    """A matrix (outputs, inputs) at the nearest levels; evenly spaced ones without ``rounds``."""
     made = hlq.fit(weight, bits, group, rounds).values()
     return made.reshape(len(weight), -1)[:, : weight.shape[1]].astype(np.float32)

@@ -78,7 +78,7 @@ class LutGemvConfig(Config):
         *(
             _rate(group, "registers", rows, groups=groups, max_k=160 * group * groups)
             for group, groups in ((2, 4), (3, 3), (4, 2))
-            for rows in (1, 4, 16)
+            for rows in ((1, 4, 16) if group < 4 else (1, 4))
         ),
         *(_rate(2, "registers", 4, bits, groups=4, max_k=1280, act_width=bits) for bits in (4, 16)),
         *(

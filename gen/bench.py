@@ -93,7 +93,7 @@ def page(figures: dict[str, list[Row]]) -> str:
         if rows := figures.get(name):
             command = f"python -m atriplex.gen.bench --only {name}"
             parts += [
-                f"## {name.replace("_", " ").capitalize()}\n",
+                f"## {name.capitalize().replace('_', ' ')}\n",
                 f"{inspect.getdoc(section)} (`{command}`)\n",
                 markdown(rows),
             ]

@@ -130,7 +130,7 @@ def test_faults_inside_are_seen(to: str, fault: str) -> None:
     assert source.count(sound) == 1
     names: dict[str, Any] = {"__name__": rtl.__name__, "__package__": "atriplex.rtl.lut"}
     exec(compile(source.replace(sound, broken), rtl.__file__, "exec"), names)
-    config = TypeConvertConfig(to=to, bits=20 if to == "float" else 12, format="float16", cols=8)
+    config = TypeConvertConfig(to=to, bits=20 if to == "float" else 10, format="float16", cols=8)
     faulty = names["TypeConvert"](names["TypeConvertConfig"].of(config.values()))
     design = emit(BLOCK, config)
     text, ports = convert(faulty, design.top)

@@ -408,7 +408,7 @@ class TypeConvert(wiring.Component):
         m.d.comb += [
             opens.eq(at == 0),
             in_field.eq((at >= mantissa) & (at < mantissa + config.exponent)),
-            stored.eq((at >= first) & (at < mantissa + config.exponent)),
+            stored.eq((at >= first if first else 1) & (at < mantissa + config.exponent)),
         ]
         row = Mux(in_field, at + (n - mantissa), at + (n - 1 - mantissa))
 

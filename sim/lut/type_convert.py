@@ -104,6 +104,8 @@ def floats(
     near = rng.random(shape[0]) < 0.8
     scale = np.where(near, rng.integers(-8, 9, shape[0]), scale)
     halves = rng.integers(-(1 << n) - 2, (1 << n) + 3, shape) >> rng.integers(0, n + 1, shape)
+    edges = np.array([(1 << n) - 2, (1 << n) - 1, 1 << n, -(1 << n), -(1 << n) - 1])
+    halves = np.where(rng.random(shape) < 0.1, rng.choice(edges, shape), halves)
     values = np.ldexp(halves / 2.0, -scale[:, None])
     spread = np.exp2(rng.uniform(-3, n + 1, shape)) * rng.choice([-1.0, 1.0], shape)
     spread = np.ldexp(spread, -scale[:, None])

@@ -32,15 +32,17 @@ SUM = 32
 
 
 def _rate(style: str, bits: int, activations: str = "int8") -> Rate:
-    """32 products a cycle of a tile one row high and four activations deep."""
+    """32 products a cycle, of fp16 8, of a tile one row high and four activations deep."""
     serial = bits if style == "add" else 1
+    columns = 2 if activations == "fp16" else 8
     weights = "bipolar1" if style == "add" and bits == 1 else f"int{bits}"
-    values = {"n": 8 * serial, "style": style, "bits": bits, "activations": activations}
+    values = {"n": columns * serial, "style": style, "bits": bits, "activations": activations}
     fields = {"coded": 1} if style == "dequant" else {}
     if style == "mac":
         weights = activations
         del values["bits"]
-    return Rate(weights, activations, 32, values, fields, rows=8 * serial, label=style)
+    rows = columns * serial
+    return Rate(weights, activations, 4 * columns, values, fields, rows=rows, label=style)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,7 +79,10 @@ def sharing(rows: Sequence[Row], path: Path, title: str) -> None:
     series = area_by_rows(rows)
     for (name, points), marker in zip(series.items(), itertools.cycle(MARKERS), strict=False):
         axes.plot(*zip(*points, strict=True), label=name, marker=marker, linewidth=1)
-    for name, other, (at, cost) in crossovers(series):
+    found = list(crossovers(series))
+    if not found:
+        axes.annotate("no curve falls below another", (0.02, 0.02), xycoords="axes fraction")
+    for name, other, (at, cost) in found:
         axes.plot([at], [cost], marker="x", color="black", markersize=9)
         axes.annotate(
             f"{at:.1f} rows: {name} below {other}",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Size and clock of a design on a board and in cells, kept by all that they depend on."""
+"""Size and clock of a design on a board and in cells, kept by content."""
 
 import json
 import tempfile
@@ -44,32 +44,17 @@ class Mapped:
 def placed(design: Design, board: Any, *, dsp: bool = False, out_of_context: bool = True) -> Placed:
     """Synthesised, placed and routed, without multipliers unless ``dsp``."""
     from ..fpga import flow
-    from ..fpga.families import family
 
-    used = [tools.find(tool) for tool in ("yosys", family(board.family).place)]
-    key = [
-        design.text,
-        repr(board),
-        f"{dsp} {out_of_context} {Placed.__match_args__}",
-        *(f"{tool.name} {tool.version}" for tool in used),
-        Path(flow.__file__).read_bytes(),
-    ]
-
-    def fill(work: Path) -> None:
-        with tempfile.TemporaryDirectory() as scratch:
-            found = flow.build(
-                design,
-                board,
-                Path(scratch) / "out",
-                target_mhz=TARGET_MHZ,
-                out_of_context=out_of_context,
-                dsp=dsp,
-            )
-        values = [found.lut, found.ff, found.ram, found.dsp, found.fmax_mhz or 0]
-        (work / "placed.json").write_text(json.dumps(values))
-
-    made = cache.folder("placed", key, fill)
-    return Placed(*json.loads((made / "placed.json").read_text()))
+    with tempfile.TemporaryDirectory() as scratch:
+        found = flow.build(  # which keeps what it makes
+            design,
+            board,
+            Path(scratch) / "out",
+            target_mhz=TARGET_MHZ,
+            out_of_context=out_of_context,
+            dsp=dsp,
+        )
+    return Placed(found.lut, found.ff, found.ram, found.dsp, found.fmax_mhz or 0)
 
 
 def mapped(design: Design, library: Any, *, memory_bits: int | None = None) -> Mapped:

@@ -12,10 +12,6 @@ from ..describe import markdown
 from . import pictures
 
 Row = dict[str, Any]
-ALWAYS = (
-    *("block", "weights", "activations", "LUT4", "FF", "DSP", "MHz"),
-    *("um2", "NAND2", "cells MHz", "pJ", "bits a weight", "perplexity", "change"),
-)
 SOMETIMES = {"label": "", "rows": 1, "RAM": 0, "memory bits": 0}
 """Columns that are shown where a row has another value."""
 ORDER = (
@@ -27,10 +23,10 @@ ORDER = (
 
 def columns(rows: Sequence[Row]) -> tuple[str, ...]:
     """Names of the columns that say something of these rows."""
-    told = {name for name, plain in SOMETIMES.items() if any(row[name] != plain for row in rows)}
-    if "rows" in told:
-        told.add("cycles a token")
-    return tuple(name for name in ORDER if name in ALWAYS or name in told)
+    silent = {name for name, plain in SOMETIMES.items() if all(row[name] == plain for row in rows)}
+    if "rows" in silent:
+        silent.add("cycles a token")
+    return tuple(name for name in ORDER if name not in silent)
 
 
 def shown(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[list[Any]]]:

@@ -143,6 +143,17 @@ class Socket(wiring.Component):
         ]
         return words.o
 
+    def _vectors(self, m: Module) -> Vectors:
+        """A memory of two vectors' tiles."""
+        lanes = self.engine.lanes
+        acts = data.StructLayout({
+            "acts": data.ArrayLayout(signed(CODE), lanes),
+            "first": unsigned(1),
+            "last": unsigned(1),
+        })
+        m.submodules.vectors = vectors = Vectors(acts, self.engine.longest // lanes)
+        return vectors
+
     def _count(self, m: Module, words: Any, used: Any) -> Signal:
         """Whether this is the operation's last word; ``used``: its last use is in this cycle."""
         final = last_move(m, words.p.words, used)
@@ -236,13 +247,7 @@ class Tiled(Socket):
         Of an operation's mode, less one: how many ``steps`` a tile takes, how many steps ``uses``
         a word, and how many ``turns`` through all tiles make a row.
         """
-        lanes = self.engine.lanes
-        acts = data.StructLayout({
-            "acts": data.ArrayLayout(signed(CODE), lanes),
-            "first": unsigned(1),
-            "last": unsigned(1),
-        })
-        m.submodules.vectors = vectors = Vectors(acts, self.engine.longest // lanes)
+        vectors = self._vectors(m)
         words = self._front(m, vectors.acts_i)
         op, tile = words.p, Signal.like(vectors.tile)
         step, use, turn = (Signal(4, name=name) for name in ("step", "use", "turn"))

@@ -11,7 +11,6 @@ from ..._streams import Queue
 from ...lut._feed import DataFeed
 from ...lut._slices import Slices
 from ...lut.sail_sram import SailSramConfig
-from ...mac._vectors import Vectors
 from ._socket import CODE, Socket
 
 if TYPE_CHECKING:
@@ -69,12 +68,7 @@ class Core(Socket):
     def elaborate(self, platform):
         m = Module()
         lanes = self.engine.lanes
-        acts = data.StructLayout({
-            "acts": data.ArrayLayout(signed(CODE), lanes),
-            "first": unsigned(1),
-            "last": unsigned(1),
-        })
-        m.submodules.vectors = vectors = Vectors(acts, self.engine.longest // lanes)
+        vectors = self._vectors(m)
         op = self._front(m, vectors.acts_i, rows=True)
         m.submodules.feed = feed = DataFeed(self.config)
         m.submodules.slices = slices = Slices(self.config)

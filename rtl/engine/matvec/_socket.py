@@ -206,6 +206,23 @@ def tree_latency(terms: int) -> int:
     return count
 
 
+def added(m: Module, enable: Any, name: str, terms: list[Any], shape: Any = None) -> Any:
+    """Sum of the ``terms`` behind ``tree_latency`` registers, of ``shape`` or as wide as it is."""
+    for stage in range(tree_latency(len(terms))):
+        sums = [
+            reduce_tree(operator.add, terms[at : at + FAN_IN])
+            for at in range(0, len(terms), FAN_IN)
+        ]
+        terms = [
+            Signal(shape or total.shape(), name=f"x_{name}_{stage}_{n}", reset_less=True)
+            for n, total in enumerate(sums)
+        ]
+        with m.If(enable):
+            m.d.sync += [term.eq(total) for term, total in zip(terms, sums, strict=True)]
+    (total,) = terms
+    return total
+
+
 class Step(NamedTuple):
     """What a core is to do in a cycle, in registers; ``acts`` are lanes' codes, lowest first.
 
@@ -314,19 +331,7 @@ class Tiled(Socket):
             self.o.valid.eq(pipeline.o_valid),
             pipeline.o_ready.eq(self.o.ready),
         ]
-        for stage in range(latency):
-            sums = [
-                reduce_tree(operator.add, terms[at : at + FAN_IN])
-                for at in range(0, len(terms), FAN_IN)
-            ]
-            terms = [
-                Signal(shape, name=f"x_added_{stage}_{n}", reset_less=True)
-                for n in range(len(sums))
-            ]
-            with m.If(pipeline.enable):
-                m.d.sync += [term.eq(total) for term, total in zip(terms, sums, strict=True)]
-        (total,) = terms
-        return total
+        return added(m, pipeline.enable, "added", terms, shape)
 
     def _joined(self, m: Module, core: Any, x: Step) -> None:
         """The core's stream ``i`` moves with the steps, its sums are the socket's."""

@@ -2,7 +2,6 @@
 """Projections of bit planes that have a factor each, by the lookups of ``hlq_gemv``."""
 
 import dataclasses
-import operator
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -15,9 +14,8 @@ from ..._add_select import accumulated
 from ..._once import place
 from ..._pipeline import delayed, held
 from ..._runs import run_pipeline
-from ..._tree import reduce_tree
 from ...lut._bit_lookup import BitLookup, BitLookupConfig
-from ._socket import CODE, FAN_IN, Tiled, bytes_layout, record, tree_latency
+from ._socket import CODE, Tiled, added, bytes_layout, record, tree_latency
 
 if TYPE_CHECKING:
     from ..engine import EngineConfig
@@ -188,11 +186,11 @@ class PlanesDot(wiring.Component):
         factors = [*(word.factors[plane] for plane in range(config.planes)), word.offset]
         terms = []
         for number, factor in enumerate(factors):
-            total = self._added(m, enable, f"row_{number}", [part[number] for part in found])
+            total = added(m, enable, f"row_{number}", [part[number] for part in found])
             factor = delayed(m, enable, factor, f"factor_{number}", at)[-1]
             terms.append(held(m, enable, total * factor, f"scaled_{number}"))
         at += 1 + tree_latency(len(terms))
-        total = self._added(m, enable, "tile", terms)
+        total = added(m, enable, "tile", terms)
         # Twice the sum, and so even.
         acc = accumulated(
             m,
@@ -205,18 +203,3 @@ class PlanesDot(wiring.Component):
         )
         m.d.comb += self.o.p.sum.eq(acc)
         return m
-
-    def _added(self, m: Module, enable, name: str, terms):
-        """Their sum, behind ``tree_latency(len(terms))`` registers."""
-        for stage in range(tree_latency(len(terms))):
-            terms = [
-                held(
-                    m,
-                    enable,
-                    reduce_tree(operator.add, terms[n : n + FAN_IN]),
-                    f"{name}_{stage}_{n}",
-                )
-                for n in range(0, len(terms), FAN_IN)
-            ]
-        (total,) = terms
-        return total
